@@ -1,0 +1,69 @@
+"""Every error that a user can meet, named by what the caller must do about it.
+
+Each carries the exit code of the command that ends with it:
+0 done · 1 internal error · 2 usage · 3 invalid spec · 4 data · 5 storage ·
+6 finished, some trials failed · 7 nothing completed · 75 interrupted and resumable.
+"""
+
+from collections.abc import Sequence
+
+EXIT_DONE = 0
+EXIT_INTERNAL = 1
+EXIT_USAGE = 2
+EXIT_SOME_FAILED = 6
+EXIT_NOTHING_COMPLETED = 7
+EXIT_INTERRUPTED = 75
+
+
+class PgsearchError(Exception):
+    """Base of the errors that are shown as a message, never as a traceback."""
+
+    exit_code = EXIT_INTERNAL
+
+
+class UsageError(PgsearchError):
+    """The command line asks for something that does not exist: correct the command."""
+
+    exit_code = EXIT_USAGE
+
+
+class InvalidSpec(PgsearchError):
+    """A spec breaks its rules: correct the file. Holds all its problems, not only the first."""
+
+    exit_code = 3
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class IncompatibleResume(PgsearchError):
+    """The results folder holds another search: choose another name or restore the spec."""
+
+    exit_code = 3
+
+
+class InvalidData(PgsearchError):
+    """Images, labels or weights break their rules: correct the data. Holds all problems found."""
+
+    exit_code = 4
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class StorageError(PgsearchError):
+    """Results cannot be written or read: free space, repair or unlock the storage."""
+
+    exit_code = 5
+
+
+class NonFiniteLoss(PgsearchError):
+    """Training produced a number that is not finite: the trial fails and is never retried."""
+
+
+class Interrupted(PgsearchError):
+    """The command was stopped from outside and can be continued by repeating it."""
+
+    exit_code = EXIT_INTERRUPTED
