@@ -1,0 +1,282 @@
+"""A search: what is trained, what is varied, how trials are chosen, judged and placed."""
+
+import functools
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, TypeAlias
+
+from pydantic import Field, ValidationError, model_validator
+
+from pgsearch.config.base import Config
+from pgsearch.config.merge import at_path, merge
+from pgsearch.config.optimiser import NoPrunerConfig, PrunerConfig, SamplerConfig, TPEConfig
+from pgsearch.config.space import Dimension, Parameter, Scalar, expand, expand_point, grid
+from pgsearch.config.trial import Configuration, TrialSpec, flatten
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._\-]{0,99}$"
+
+# What may change between two runs of one search without making it another search.
+RESUMABLE_CHANGES = frozenset(
+    {"purpose", "trials", "resources", "max_concurrent", "max_retries", "keep_checkpoints"}
+)
+
+Location: TypeAlias = tuple[str | int, ...]
+
+
+class Objective(Config):
+    """One number to optimise: a metric on a split, after the last epoch."""
+
+    metric: Literal["map_total", "map_head", "map_medium", "map_tail"] = "map_total"
+    split: Literal["validation", "test"] = "validation"
+    direction: Literal["maximize", "minimize"] = "maximize"
+
+    @property
+    def column(self) -> str:
+        """Name of its column in the epochs."""
+        return f"map.{self.split}.{self.metric.removeprefix('map_')}"
+
+
+class Resources(Config):
+    """What one trial occupies."""
+
+    cpus: float = Field(1, gt=0)
+    gpus: float = Field(0, ge=0, description="may be a fraction: 0.25 packs four trials on a GPU")
+    memory_gb: float | None = Field(None, gt=0)
+
+
+class SearchSpec(Configuration):
+    """A search as its file describes it; its `data`, `model`, `loss`, `training` are the base."""
+
+    name: str = Field(pattern=NAME_PATTERN, description="name of the search and of its folder")
+    purpose: str = Field("", description="what it is for")
+    method: Literal["search", "grid"] = Field(
+        "search", description="Optuna chooses, or every combination is trained (an ablation)"
+    )
+    trials: int | None = Field(
+        None, ge=1, description="configurations that Optuna tries; a grid has its own number"
+    )
+    seeds: list[int] = Field(
+        [0], min_length=1, description="every configuration is trained with each of them"
+    )
+    space: dict[str, Parameter] = Field(default_factory=dict, description="what is varied, by path")
+    points: list[dict[str, Scalar]] = Field([], description="known points, tried first")
+    variants: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="named changes of the base, for a grid"
+    )
+    objective: list[Objective] = Field([Objective()], min_length=1)
+    sampler: SamplerConfig = TPEConfig()
+    pruner: PrunerConfig = NoPrunerConfig()
+    resources: Resources = Resources()
+    max_concurrent: int | None = Field(None, ge=1, description="null is what the machine holds")
+    max_retries: int = Field(3, ge=0, description="restarts of a trial whose worker was lost")
+    keep_checkpoints: int = Field(1, ge=0, description="how many best trials keep a checkpoint")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_objective_may_stand_alone(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and isinstance(data.get("objective"), Mapping):
+            return {**data, "objective": [data["objective"]]}
+        return data
+
+    def base(self, variant: str | None = None) -> dict[str, Any]:
+        """Return the nested configuration before the space sets anything.
+
+        Raises pydantic.ValidationError where a variant breaks a rule.
+        """
+        base = self.model_dump(mode="json", include=set(Configuration.model_fields))
+        if variant is None:
+            return base
+        changed = merge(base, self.variants[variant])
+        return Configuration.model_validate(changed).model_dump(mode="json")
+
+    def dimensions(self, variant: str | None = None) -> tuple[Dimension, ...]:
+        """Return the expanded space. Raises ValueError where it does not fit the configuration."""
+        return expand(self.space, flatten(self.base(variant)))
+
+    def grid(self) -> list[tuple[str | None, dict[str, Scalar]]]:
+        """Return every configuration of a grid: its variant and the values of its dimensions."""
+        return [
+            (variant, values)
+            for variant in self.variant_names()
+            for values in grid(self.dimensions(variant), flatten(self.base(variant)))
+        ]
+
+    def _variants(self) -> list[str | None]:
+        return [*self.variants] or [None]
+
+    def variant_names(self) -> list[str | None]:
+        """Return the variants in order; `[None]`, the base alone, where there are none."""
+        return [*self.variants] or [None]
+
+    def known_points(self) -> list[dict[str, Scalar]]:
+        """Return the known points keyed by dimension. Raises ValueError for one outside."""
+        return [expand_point(point, self.dimensions()) for point in self.points]
+
+    @property
+    def num_configurations(self) -> int:
+        """Configurations that are trained in all."""
+        return len(self.grid()) if self.method == "grid" else self.trials or 0
+
+    @property
+    def num_trials(self) -> int:
+        """Trials in all: configurations times seeds."""
+        return self.num_configurations * len(self.seeds)
+
+    def trial(
+        self, number: int, values: Mapping[str, Any], variant: str | None = None
+    ) -> TrialSpec:
+        """Resolve trial `number`: the base with `values` of its dimensions, and its seed.
+
+        Raises pydantic.ValidationError for a value that the configuration does not allow.
+        """
+        configuration = self.base(variant)
+        for dimension in self.dimensions(variant):
+            if dimension.name in values:
+                for target in dimension.targets:
+                    configuration = merge(configuration, at_path(target, values[dimension.name]))
+        place = {
+            "search": self.name,
+            "number": number,
+            "seed": self.seeds[number % len(self.seeds)],
+            "variant": variant,
+            "threads": max(1, int(self.resources.cpus)),
+        }
+        return TrialSpec.model_validate(configuration | place)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what makes this search what it is, by dotted path."""
+        return flatten(self.model_dump(mode="json", exclude=set(RESUMABLE_CHANGES)))
+
+
+def problems_between_parts(spec: SearchSpec) -> Iterator[tuple[Location, str]]:
+    """Yield what is wrong between parts of a spec that are each right by themselves."""
+    yield from _budget_problems(spec)
+    yield from _variant_problems(spec)
+    yield from _space_problems(spec)
+    if len(spec.objective) > 1 and spec.pruner.name != "none":
+        yield ("pruner", "name"), "pruning needs a single objective; use none, or one objective"
+    for i, objective in enumerate(spec.objective):
+        yield from _objective_problems(spec, i, objective)
+
+
+def _budget_problems(spec: SearchSpec) -> Iterator[tuple[Location, str]]:
+    if spec.method == "search":
+        if spec.trials is None:
+            yield ("trials",), "a search needs the number of configurations to try, such as 50"
+        if not spec.space:
+            yield (
+                ("space",),
+                "a search needs at least one parameter; a single run is pgsearch train",
+            )
+        if spec.variants:
+            yield ("variants",), "variants belong to method: grid"
+    else:
+        if spec.trials is not None:
+            yield ("trials",), "a grid trains all its combinations; remove trials"
+        if spec.points:
+            yield ("points",), "points belong to method: search; a grid has all of them"
+        if not spec.space and not spec.variants:
+            yield ("method",), "a grid needs a space or variants"
+    if len(set(spec.seeds)) < len(spec.seeds):
+        yield ("seeds",), f"a seed appears twice: {list(spec.seeds)}"
+    if min(spec.seeds) < 0:
+        yield ("seeds",), f"a seed must be 0 or more: {list(spec.seeds)}"
+
+
+def _variant_problems(spec: SearchSpec) -> Iterator[tuple[Location, str]]:
+    for variant in spec.variants:
+        try:
+            spec.base(variant)
+        except ValidationError as error:
+            for item in error.errors():
+                yield ("variants", variant, *item["loc"]), item["msg"]
+
+
+def _space_problems(spec: SearchSpec) -> Iterator[tuple[Location, str]]:
+    for variant in spec.variant_names() if spec.method == "grid" else [None]:
+        try:
+            base = flatten(spec.base(variant))
+        except ValidationError:
+            return  # named by _variant_problems
+        within = f" in variant {variant!r}" if variant else ""
+        misfit = False
+        for path, parameter in spec.space.items():
+            try:
+                expand({path: parameter}, base)
+            except ValueError as error:
+                misfit = True
+                yield ("space", path), f"{error}{within}"
+        try:
+            dimensions = () if misfit else expand(spec.space, base)
+        except ValueError as error:
+            misfit = True
+            yield ("space",), f"{error}{within}"
+        if misfit:
+            return
+        yield from _dimension_problems(spec, dimensions, variant)
+    if spec.method == "search":
+        for i, point in enumerate(spec.points):
+            try:
+                expand_point(point, dimensions)
+            except ValueError as error:
+                yield ("points", i), str(error)
+
+
+def _dimension_problems(
+    spec: SearchSpec, dimensions: tuple[Dimension, ...], variant: str | None
+) -> Iterator[tuple[Location, str]]:
+    base = flatten(spec.base(variant))
+    settable = {target for d in dimensions for target in d.targets}
+    combinations = 1
+    for dimension in dimensions:
+        path = next(p for p in spec.space if dimension.name.startswith(p))
+        if not all(
+            any(base.get(p) == v or p in settable for p in paths for v in values)
+            for paths, values in dimension.conditions
+        ):
+            condition = " and ".join(
+                f"{' or '.join(paths)} in {list(values)}" for paths, values in dimension.conditions
+            )
+            yield ("space", path), f"{dimension.name} is never active: it needs {condition}"
+        if spec.method == "grid":
+            try:
+                combinations *= len(dimension.grid_values())
+            except ValueError as error:
+                yield ("space", path), f"{error}; give choices or a step"
+        yield from _value_problems(spec, dimension, path, variant)
+    if combinations > 100_000:
+        yield ("space",), f"the grid has {combinations} combinations; narrow it below 100,000"
+
+
+def _value_problems(
+    spec: SearchSpec, dimension: Dimension, path: str, variant: str | None
+) -> Iterator[tuple[Location, str]]:
+    parameter = dimension.parameter
+    extremes: Mapping[str, Any] = (
+        {f"choices.{i}": choice for i, choice in enumerate(parameter.choices)}
+        if parameter.type == "categorical"
+        else {"low": parameter.low, "high": parameter.high}
+    )
+    for name, value in extremes.items():
+        try:
+            spec_with = functools.reduce(
+                lambda base, target: merge(base, at_path(target, value)),
+                dimension.targets,
+                spec.base(variant),
+            )
+            Configuration.model_validate(spec_with)
+        except ValidationError as error:
+            yield ("space", path, *name.split(".")), f"{value!r}: {error.errors()[0]['msg']}"
+
+
+def _objective_problems(
+    spec: SearchSpec, i: int, objective: Objective
+) -> Iterator[tuple[Location, str]]:
+    training = spec.training
+    if spec.pruner.name == "none" or len(spec.objective) > 1:
+        return
+    if objective.split == "test" and training.test_every is None:
+        yield (
+            ("objective", i, "split"),
+            "pruning on test needs its mAP while a trial runs: set training.test_every, or prune "
+            "on validation",
+        )

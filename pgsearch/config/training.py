@@ -1,0 +1,51 @@
+"""How one trial is trained."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from pgsearch.config.base import Config
+
+
+class TrainingConfig(Config):
+    """Optimiser, schedule, sampling, augmentation and precision of a trial."""
+
+    epochs: int = Field(8, ge=1, description="passes of the sampler")
+    batch_size: int = Field(32, ge=2, description="images per step; an incomplete batch is dropped")
+    learning_rate: float = Field(0.02, gt=0, description="peak learning rate of SGD")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD")
+    weight_decay: float = Field(1e-4, ge=0, description="L2 penalty on every parameter")
+    warmup_iterations: int = Field(500, ge=0, description="iterations of linear warm-up")
+    warmup_ratio: float = Field(
+        1 / 3, gt=0, le=1, description="learning rate at its start, times peak"
+    )
+    decay_epochs: list[int] = Field([5, 7], description="epochs after which the rate drops")
+    decay_factor: float = Field(0.1, gt=0, le=1, description="factor of each drop")
+    clip_norm: float | None = Field(
+        35.0, gt=0, description="L2 limit of the gradient; null is none"
+    )
+    sampler: Literal["class_aware", "uniform"] = Field("class_aware", description="order of images")
+    sampler_reduce: int = Field(
+        4, ge=1, description="a class-aware epoch is max count x classes / this many draws"
+    )
+    crop_min: float = Field(0.8, gt=0, le=1, description="smallest side of the random crop")
+    flip: float = Field(0.5, ge=0, le=1, description="probability of a horizontal flip")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="arithmetic of the network")
+    channels_last: bool = Field(True, description="memory layout of the network")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="auto is a GPU if there is one"
+    )
+    eval_batch_size: int = Field(128, ge=1, description="images per step of an evaluation")
+    validate_every: int = Field(1, ge=1, description="epochs between evaluations on validation")
+    test_every: int | None = Field(
+        None, ge=1, description="epochs between evaluations on test; null is the last epoch only"
+    )
+    checkpoint_every: int = Field(1, ge=1, description="epochs between checkpoints")
+
+    @model_validator(mode="after")
+    def _decay_is_ordered(self) -> "TrainingConfig":
+        if any(epoch < 1 for epoch in self.decay_epochs) or self.decay_epochs != sorted(
+            set(self.decay_epochs)
+        ):
+            raise ValueError(f"decay_epochs must be positive and rise, got {self.decay_epochs}")
+        return self
