@@ -1,0 +1,268 @@
+import json
+import multiprocessing
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from pgsearch.errors import IncompatibleResume, StorageError, UsageError
+from pgsearch.results import (
+    DriverLock,
+    EpochWriter,
+    Ledger,
+    TrialRecord,
+    TrialState,
+    find_search,
+    read_epochs,
+    read_trials,
+)
+from pgsearch.results.schema import SCHEMA_VERSION, epoch_schema, trial_schema
+from pgsearch.results.storage import replace_file
+from tests.records import epoch_record, grid, spec, trial
+
+
+def trial_record(number: int = 0) -> TrialRecord:
+    return TrialRecord(
+        number=number,
+        uid=f"small-{number:05d}",
+        state=TrialState.RUNNING,
+        seed=3,
+        variant=None,
+        configuration_id="abc",
+        params={"loss.lambda1_neg.tail": 2.5, "loss.focusing": "none"},
+        pruner_state={"completed_rung_0": 0.25},
+        configuration={"loss.name": "pg", "training.epochs": 4},
+    )
+
+
+def test_an_epoch_row_keeps_every_number(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "small")
+    EpochWriter(ledger, trial(7), ledger.claim_attempt(7)).append(epoch_record(1, 0.25))
+    (row,) = ledger.epochs(7)
+    assert row["trial"] == "small-00007"
+    assert (row["number"], row["attempt"], row["epoch"], row["iterations"]) == (7, 1, 1, 10)
+    assert row["map.validation.tail"] == 0.25
+    assert row["map.test.tail"] is None  # not evaluated
+    assert row["class.ap.validation"] == [0.25, None, 0.25]  # undefined is missing, never 0
+    assert row["class.ap.test"] is None
+    assert row["p_neg.tail"] is None
+    assert row["class.group"] == ["head", "medium", "tail"]
+    assert row["class.lambda1_neg"] == [1.0, 2.0, 3.0]
+    assert row["loss.lambda1_neg.tail"] == 1.0
+    assert row["loss.focusing.head"] == "adaptive"
+    assert row["loss.scale"] is None  # another loss's setting
+    assert row["training.decay_epochs"] == [5, 7]
+    assert row["images_per_second"] == 160.0
+    assert json.loads(row["provenance"])["python"]
+
+
+def test_pandas_reads_the_epochs_with_no_help(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    for number in (0, 1):
+        writer = EpochWriter(ledger, trial(number), ledger.claim_attempt(number))
+        for epoch in (1, 2):
+            writer.append(epoch_record(epoch))
+    frame = pd.read_parquet(tmp_path / "epochs")
+    assert sorted(zip(frame["number"], frame["epoch"], strict=True)) == [
+        (0, 1),
+        (0, 2),
+        (1, 1),
+        (1, 2),
+    ]
+    assert list(frame.columns) == epoch_schema().names
+
+
+def test_every_column_is_described() -> None:
+    for schema in (epoch_schema(), trial_schema()):
+        assert all(field.metadata[b"description"] for field in schema)
+        assert schema.metadata[b"pgsearch.schema_version"] == str(SCHEMA_VERSION).encode()
+
+
+def test_a_known_epoch_stays_as_it_was_first_recorded(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    first = EpochWriter(ledger, trial(), ledger.claim_attempt(0))
+    first.append(epoch_record(1, 0.5))
+    second = EpochWriter(ledger, trial(), ledger.claim_attempt(0))
+    assert second.last_epoch == 1
+    assert second.append(epoch_record(1, 0.9))["map.validation.total"] == 0.5
+    second.append(epoch_record(2, 0.6))
+    assert [(r["epoch"], r["attempt"]) for r in ledger.epochs(0)] == [(1, 1), (2, 2)]
+
+
+def test_a_replaced_attempt_records_nothing_more(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    zombie = EpochWriter(ledger, trial(), ledger.claim_attempt(0))
+    EpochWriter(ledger, trial(), ledger.claim_attempt(0)).append(epoch_record(1, 0.5))
+    with pytest.raises(StorageError, match="attempt 1 was replaced"):
+        zombie.append(epoch_record(1, 0.9))
+    assert ledger.epochs(0)[0]["map.validation.total"] == 0.5
+
+
+def test_a_trial_row_keeps_everything(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "small")
+    record = trial_record()
+    ledger.write_trial(record)
+    assert ledger.trials() == [record]
+    ended = replace(
+        record, state=TrialState.COMPLETE, values=[0.5], attempts=2, epochs=4, wall_seconds=1.5
+    )
+    ledger.write_trial(ended)
+    assert ledger.trials() == [ended]
+
+
+def test_a_value_without_a_column_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(KeyError, match=r"loss\.lambda9"):
+        Ledger(tmp_path).write_trial(replace(trial_record(), configuration={"loss.lambda9": 1.0}))
+    assert not (tmp_path / "trials").exists()
+
+
+def test_a_kill_during_a_commit_leaves_the_old_file_or_the_new(tmp_path: Path) -> None:
+    """Many kills at random moments of a writer that replaces one file as fast as it can."""
+    path = tmp_path / "file"
+    replace_file(path, lambda file: file.write(b"0" * 200_000))
+    context = multiprocessing.get_context("fork")
+    for kill in range(30):
+        process = context.Process(target=_replace_for_ever, args=(path,))
+        process.start()
+        process.join(timeout=0.005 * (kill % 7 + 1))
+        os.kill(process.pid or 0, signal.SIGKILL)
+        process.join()
+        content = path.read_bytes()
+        assert len(content) == 200_000
+        assert len(set(content)) == 1
+
+
+def _replace_for_ever(path: Path) -> None:
+    value = 0
+    while True:
+        value = (value + 1) % 10
+        replace_file(path, lambda file: file.write(str(value).encode() * 200_000))  # noqa: B023
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    replace_file(path, lambda file: file.write(b"old"))
+
+    def fail(file: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(StorageError, match="the disk is full"):
+        replace_file(path, fail)
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+    assert path.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("damage", ["truncate", "empty", "flip", "foreign"])
+def test_a_damaged_file_is_named(tmp_path: Path, damage: str) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.write_trial(trial_record())
+    path = ledger.file("trials", 0)
+    content = bytearray(path.read_bytes())
+    if damage == "truncate":
+        content = content[: len(content) // 2]
+    elif damage == "empty":
+        content = bytearray()
+    elif damage == "flip":
+        content[30] ^= 0xFF  # inside the first page: the page checksum finds it
+    else:
+        content = bytearray(b"not parquet at all")
+    path.write_bytes(content)
+    with pytest.raises(StorageError, match=r"trials/00000\.parquet: damaged"):
+        ledger.trials()
+    with pytest.raises(StorageError, match=r"trials/00000\.parquet: damaged"):
+        read_trials(ledger)
+
+
+def test_begin_creates_and_then_recognises_a_search(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "small")
+    assert not ledger.exists
+    ledger.begin(spec())
+    created = ledger.created_utc()
+    assert ledger.spec() == spec()
+    ledger.begin(spec(trials=50, max_concurrent=8))  # more trials extend a search
+    assert ledger.spec().trials == 50
+    assert ledger.created_utc() == created
+
+
+def test_another_spec_is_refused_with_what_differs(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "small")
+    ledger.begin(spec())
+    before = (tmp_path / "small" / "search.json").read_bytes()
+    other = spec(training={"epochs": 9}, seeds=[4])
+    with pytest.raises(IncompatibleResume) as refused:
+        ledger.begin(other)
+    assert "training.epochs: was 4, is 9" in str(refused.value)
+    assert "seeds: was [0], is [4]" in str(refused.value)
+    assert refused.value.exit_code == 3
+    assert (tmp_path / "small" / "search.json").read_bytes() == before
+    with pytest.raises(IncompatibleResume, match="method: was 'search', is 'grid'"):
+        ledger.begin(grid())
+
+
+def test_a_folder_of_other_things_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(IncompatibleResume, match=r"holds files but no search\.json"):
+        Ledger(tmp_path).begin(spec())
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_newer_schema_is_refused_with_its_version(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.begin(spec())
+    header = json.loads((tmp_path / "search.json").read_text())
+    header |= {"schema_version": SCHEMA_VERSION + 1, "pgsearch": "9.9"}
+    (tmp_path / "search.json").write_text(json.dumps(header))
+    with pytest.raises(StorageError, match=r"written by pgsearch 9\.9"):
+        ledger.spec()
+
+
+def test_an_older_file_without_a_later_column_is_read(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    EpochWriter(ledger, trial(), ledger.claim_attempt(0)).append(epoch_record(1))
+    path = ledger.file("epochs", 0)
+    pq.write_table(pq.read_table(path).drop_columns(["gradient_norm"]), path)
+    (row,) = read_epochs(ledger).to_pylist()
+    assert row["gradient_norm"] is None
+    assert row["epoch"] == 1
+
+
+def test_a_second_driver_is_refused_and_told_who_holds_it(tmp_path: Path) -> None:
+    with DriverLock(tmp_path):
+        with pytest.raises(StorageError, match=rf"another driver .*pid {os.getpid()}"):
+            DriverLock(tmp_path).__enter__()
+    with DriverLock(tmp_path):
+        pass
+
+
+def test_a_dead_drivers_lock_is_free(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    held = context.Event()
+    process = context.Process(target=_hold, args=(tmp_path, held))
+    process.start()
+    assert held.wait(10)
+    with pytest.raises(StorageError, match="another driver"):
+        DriverLock(tmp_path).__enter__()
+    os.kill(process.pid or 0, signal.SIGKILL)
+    process.join()
+    with DriverLock(tmp_path):
+        pass
+
+
+def _hold(folder: Path, held: object) -> None:
+    with DriverLock(folder):
+        held.set()  # type: ignore[attr-defined]
+        signal.pause()
+
+
+def test_find_search_names_what_there_is(tmp_path: Path) -> None:
+    Ledger(tmp_path / "digits_pg").begin(spec(name="digits_pg"))
+    assert find_search("digits_pg", tmp_path).folder == tmp_path / "digits_pg"
+    assert find_search(str(tmp_path / "digits_pg"), Path("elsewhere")).exists
+    with pytest.raises(UsageError, match=r"did you mean digits_pg\?"):
+        find_search("digit_pg", tmp_path)
+    with pytest.raises(UsageError, match="there are: digits_pg"):
+        find_search("zzz", tmp_path)
