@@ -1,0 +1,41 @@
+"""The newest state of a trial, in one file that is whole or absent."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pgsearch.errors import StorageError
+from pgsearch.results.storage import replace_file
+
+
+class Checkpoints:
+    """Keeps the newest state of one trial in `path`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Replace the state. Raises StorageError."""
+        replace_file(self.path, lambda file: torch.save(state, file))
+
+    def load(self) -> dict[str, Any] | None:
+        """Return the newest state, or None before the first.
+
+        Only tensors and plain data are read: nothing in the file can run.
+
+        Raises:
+            StorageError: the file is damaged.
+        """
+        if not self.path.exists():
+            return None
+        try:
+            state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise StorageError(
+                f"{self.path}: this checkpoint is damaged ({str(error).splitlines()[0][:120]}); "
+                "delete it and repeat the command: the trial begins again and its recorded epochs "
+                "stay"
+            ) from None
+        return state

@@ -1,0 +1,116 @@
+"""Every backbone by name: what comes out, what it is called, and what importing it costs."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from pgsearch.errors import InvalidSpec
+from pgsearch.models import build_classifier, input_statistics
+from pgsearch.models.backbones import build_backbone
+
+# Name, image side, number of features, number of stages after the stem.
+BACKBONES = [
+    ("resnet18", 64, 512, 4),
+    ("resnet34", 64, 512, 4),
+    ("resnet50", 64, 2048, 4),
+    ("resnet101", 64, 2048, 4),
+    ("digits_resnet", 48, 64, 3),
+    ("timm:tf_efficientnet_lite0", 64, 1280, 7),
+    ("timm:mobilenetv3_small_050", 64, 1024, 7),  # a hidden layer after the pool
+    ("timm:convnext_atto", 64, 320, 5),  # no batch norm, a final norm after the pool
+    ("timm:poolformerv2_s12", 64, 512, 1),  # timm groups nothing: all or nothing
+]
+
+
+@pytest.mark.parametrize(("name", "side", "num_features", "num_stages"), BACKBONES)
+def test_backbone_gives_features_and_knows_all_its_parameters(name, side, num_features, num_stages):
+    if name.startswith("timm:"):
+        pytest.importorskip("timm")
+    backbone = build_backbone(name)
+    backbone.network.eval()
+    with torch.no_grad():
+        features_BD = backbone.network(torch.randn(2, 3, side, side))
+    assert features_BD.shape == (2, num_features)
+    assert backbone.num_features == num_features
+    assert backbone.num_stages == num_stages
+    grouped = [id(p) for stage in backbone.stage_parameters for p in stage]
+    assert len(grouped) == len(set(grouped))
+    assert set(grouped) == {id(p) for p in backbone.network.parameters()}
+
+
+@pytest.mark.parametrize("neck", [True, False])
+@pytest.mark.parametrize("name", ["digits_resnet", "resnet18"])
+def test_classifier_gives_one_logit_per_class(name, neck):
+    model = build_classifier(
+        backbone=name, num_classes=7, weights=None, neck=neck, frozen_stages=0, bn_eval=False
+    )
+    assert model(torch.randn(4, 3, 48, 48)).shape == (4, 7)
+
+
+def test_digits_resnet_takes_other_sizes_and_sees_every_part_of_the_image():
+    network = build_backbone("digits_resnet").network.eval()
+    images = torch.randn(1, 3, 37, 64, requires_grad=True)
+    network(images).sum().backward()
+    assert images.grad is not None
+    assert bool((images.grad.abs().sum(dim=1) > 0).all())
+
+
+def test_weights_are_drawn_from_the_global_random_stream():
+    def first_weights(seed, name):
+        torch.manual_seed(seed)
+        return torch.cat([p.detach().flatten() for p in build_backbone(name).network.parameters()])
+
+    for name in ("digits_resnet", "resnet18"):
+        assert torch.equal(first_weights(3, name), first_weights(3, name))
+        assert not torch.equal(first_weights(3, name), first_weights(4, name))
+
+
+def test_digits_resnet_imports_neither_torchvision_nor_timm():
+    code = (
+        "import sys\n"
+        "from pgsearch.models import build_classifier, input_statistics, check_weights\n"
+        "build_classifier(backbone='digits_resnet', num_classes=3, weights=None, neck=True,"
+        " frozen_stages=1, bn_eval=True)\n"
+        "input_statistics('digits_resnet'); check_weights('digits_resnet', None)\n"
+        "import pgsearch.metrics\n"
+        "print({'torchvision', 'timm', 'sklearn'} & set(sys.modules))\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("call", [build_backbone, input_statistics])
+def test_unknown_name_is_answered_with_the_nearest_ones(call):
+    with pytest.raises(InvalidSpec, match=r"no backbone resnet52 .*resnet50.*choose .*timm:NAME"):
+        call("resnet52")
+
+
+@pytest.mark.parametrize("call", [build_backbone, input_statistics])
+def test_unknown_name_of_timm_is_answered_with_the_nearest_ones(call):
+    pytest.importorskip("timm")
+    with pytest.raises(
+        InvalidSpec, match=r"timm:tf_eficientnet_lite0 .*timm:tf_efficientnet_lite0"
+    ):
+        call("timm:tf_eficientnet_lite0")
+    with pytest.raises(InvalidSpec, match=r"resnet50 has no tag nonsense.*a1_in1k"):
+        call("timm:resnet50.nonsense")
+
+
+@pytest.mark.parametrize("call", [build_backbone, input_statistics])
+def test_absent_timm_is_answered_with_the_command_that_installs_it(call, monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(InvalidSpec, match=r"pip install 'pgsearch\[timm\]'"):
+        call("timm:tf_efficientnet_lite0")
+
+
+def test_input_statistics_are_those_of_the_published_weights():
+    imagenet = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert input_statistics("resnet50") == imagenet
+    assert input_statistics("digits_resnet") == ((0.5,) * 3, (0.5,) * 3)
+    pytest.importorskip("timm")
+    assert input_statistics("timm:tf_efficientnet_lite0") == ((0.5,) * 3, (0.5,) * 3)
+    assert input_statistics("timm:resnet50") == imagenet
+    # The tag decides, not the architecture.
+    assert input_statistics("timm:vit_tiny_patch16_224.augreg_in21k") == ((0.5,) * 3, (0.5,) * 3)

@@ -1,0 +1,222 @@
+"""Training on the embedded data set, at a size of seconds."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pgsearch.config import SearchSpec, TrialSpec
+from pgsearch.errors import InvalidData, NonFiniteLoss, StorageError
+from pgsearch.results import EpochRecord, EpochWriter, Ledger
+from pgsearch.training.checkpoint import Checkpoints
+from pgsearch.training.fit import fit
+from tests.records import spec
+
+TIMES = {"train_seconds", "evaluation_seconds", "peak_memory_bytes"}
+
+
+def small(**training: Any) -> SearchSpec:
+    return spec(
+        data={"name": "digits", "max_count": 120, "image_size": 32, "head_min": 60},
+        model={"backbone": "digits_resnet", "weights": "random", "bn_eval": False},
+        training={"epochs": 4, "warmup_iterations": 5, "learning_rate": 0.05, **training},
+    )
+
+
+def train(trial: TrialSpec, **arguments: Any) -> list[EpochRecord]:
+    records: list[EpochRecord] = []
+    fit(trial, report=records.append, **arguments)
+    return records
+
+
+def comparable(record: EpochRecord) -> str:
+    fields = {k: v for k, v in dataclasses.asdict(record).items() if k not in TIMES}
+    return repr(fields)  # NaN equals NaN in text
+
+
+def test_an_epoch_record_is_complete() -> None:
+    records = train(small(epochs=2).trial(0, {}))
+    assert [r.epoch for r in records] == [1, 2]
+    first, last = records
+    assert set(first.map) == {"validation"}
+    assert set(last.map) == {"validation", "test"}  # test is evaluated after the last epoch only
+    steps = (120 * 10 // 4) // 32
+    assert [r.iterations for r in records] == [steps, 2 * steps]
+    assert first.num_train_images == 32 * steps
+    assert all(0 < value < 1 for value in last.map["test"].values())
+    assert np.mean(last.ap["test"]) == pytest.approx(last.map["test"]["total"])
+    tail = [ap for ap, group in zip(last.ap["test"], last.class_groups, strict=True) if group == 2]
+    assert np.mean(tail) == pytest.approx(last.map["test"]["tail"])
+    assert all(0 < p < 1 for p in [*last.p_pos, *last.p_neg])
+    assert len(last.factors["focusing_pos"]) == 10
+    assert set(last.factors["lambda1_neg"]) == {1.0}
+    assert last.weights_fingerprint == "random"
+
+
+def test_training_learns() -> None:
+    records = train(small(epochs=6, learning_rate=0.1).trial(0, {}))
+    assert records[-1].map["validation"]["head"] > records[0].map["validation"]["head"] + 0.05
+
+
+def test_the_seed_decides_everything() -> None:
+    trial = small(epochs=1).trial(0, {})
+    (first,), (again,) = train(trial), train(trial)
+    assert comparable(first) == comparable(again)
+    (other,) = train(trial.model_copy(update={"seed": 1}))
+    assert comparable(first) != comparable(other)
+
+
+@pytest.mark.parametrize("sampler", ["class_aware", "uniform"])
+def test_a_resumed_trial_equals_an_uninterrupted_one(tmp_path: Path, sampler: str) -> None:
+    trial = small(sampler=sampler, batch_size=16).trial(0, {})
+    straight = Checkpoints(tmp_path / "straight.pt")
+    expected = train(trial, checkpoints=straight)
+
+    resumed = Checkpoints(tmp_path / "resumed.pt")
+    got: list[EpochRecord] = []
+
+    def stop_after_two(record: EpochRecord) -> None:
+        got.append(record)
+        if record.epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(trial, report=stop_after_two, checkpoints=resumed)
+    torch.manual_seed(12345)  # what happens in between must not matter
+    rest = train(trial, checkpoints=resumed)
+    assert [r.epoch for r in rest] == [2, 3, 4]  # the checkpoint's own record comes again
+    assert [comparable(r) for r in [*got, *rest[1:]]] == [comparable(r) for r in expected]
+    assert comparable(rest[0]) == comparable(got[-1])
+    one, other = straight.load(), resumed.load()
+    assert one is not None
+    assert other is not None
+    for name, weight in one["model"].items():
+        assert torch.equal(weight, other["model"][name]), name
+    assert torch.equal(one["random"], other["random"])
+
+
+def test_checkpoints_that_are_sparser_than_epochs_repeat_them_alike(tmp_path: Path) -> None:
+    trial = small(checkpoint_every=2).trial(0, {})
+    expected = train(trial)
+    checkpoints = Checkpoints(tmp_path / "c.pt")
+
+    def stop_after_three(record: EpochRecord) -> None:
+        if record.epoch == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(trial, report=stop_after_three, checkpoints=checkpoints)
+    rest = train(trial, checkpoints=checkpoints)
+    assert [comparable(r) for r in rest] == [comparable(r) for r in expected[1:]]
+
+
+KILLED_TRAINING = """
+import sys
+from pathlib import Path
+from pgsearch.config import TrialSpec
+from pgsearch.results import EpochWriter, Ledger
+from pgsearch.training.checkpoint import Checkpoints
+from pgsearch.training.fit import fit
+trial = TrialSpec.model_validate_json(sys.argv[1])
+ledger = Ledger(Path(sys.argv[2]))
+writer = EpochWriter(ledger, trial, ledger.claim_attempt(0))
+def report(record):
+    writer.append(record)
+    print(record.epoch, flush=True)
+fit(trial, report=report, checkpoints=Checkpoints(ledger.checkpoint_file(0)))
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_trial_continues_to_the_same_rows(tmp_path: Path) -> None:
+    trial = small().trial(0, {})
+    ledger = Ledger(tmp_path / "killed")
+    command = [sys.executable, "-c", KILLED_TRAINING, trial.model_dump_json(), str(ledger.folder)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    while process.stdout.readline().strip() != "2":
+        assert process.poll() is None
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    acknowledged = ledger.epochs(0)
+    assert len(acknowledged) in (2, 3)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    rows = ledger.epochs(0)
+    assert rows[: len(acknowledged)] == acknowledged
+    straight = Ledger(tmp_path / "straight")
+    writer = EpochWriter(straight, trial, straight.claim_attempt(0))
+    fit(trial, report=writer.append)
+    ignored = {*TIMES, "images_per_second", "recorded_utc", "attempt"}
+    assert [{k: v for k, v in r.items() if k not in ignored} for r in rows] == [
+        {k: v for k, v in r.items() if k not in ignored} for r in straight.epochs(0)
+    ]
+
+
+def test_a_number_that_is_not_finite_ends_the_trial_with_its_step() -> None:
+    trial = small(learning_rate=1e12, clip_norm=None, warmup_iterations=0).trial(0, {})
+    with pytest.raises(
+        NonFiniteLoss, match=r"not finite in epoch 1, step \d+ .*lambda1_neg 1\.\.1"
+    ):
+        train(trial)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "c.pt"
+    path.write_bytes(b"PK\x03\x04 not a checkpoint")
+    with pytest.raises(StorageError, match=r"c\.pt: this checkpoint is damaged"):
+        Checkpoints(path).load()
+
+
+def test_nothing_in_a_checkpoint_can_run(tmp_path: Path) -> None:
+    torch.save({"model": Runs(tmp_path / "ran")}, tmp_path / "c.pt")
+    with pytest.raises(StorageError, match="damaged"):
+        Checkpoints(tmp_path / "c.pt").load()
+    assert not (tmp_path / "ran").exists()
+
+
+class Runs:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.path,))
+
+
+def test_a_batch_larger_than_an_epoch_is_an_error() -> None:
+    with pytest.raises(InvalidData, match="batch_size=512; use a smaller batch"):
+        train(small(batch_size=512).trial(0, {}))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+def test_a_gpu_that_is_asked_for_and_absent_is_an_error() -> None:
+    with pytest.raises(InvalidData, match="no GPU is visible"):
+        train(small(device="cuda").trial(0, {}))
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        {"name": "bce"},
+        {"name": "focal", "balance": 2.0},
+        {"name": "ntr", "scale": 5.0, "bias_over_scale": True},
+        {"name": "pg", "lambda1_neg_mode": "adaptive", "lambda2_pos": {"tail": 2.0},
+         "focusing": {"head": "none", "medium": "fixed", "tail": "adaptive"}, "max_ratio": 10.0},
+    ],
+    ids=lambda loss: loss["name"],
+)  # fmt: skip
+def test_every_loss_trains(loss: dict[str, Any]) -> None:
+    trial = small(epochs=1).trial(0, {}).model_copy(update={"loss": spec(loss=loss, space={}).loss})
+    (record,) = train(trial)
+    assert np.isfinite(record.train_loss)
+
+
+def test_bf16_trains() -> None:
+    (record,) = train(small(epochs=1, precision="bf16").trial(0, {}))
+    assert np.isfinite(record.train_loss)
