@@ -1,0 +1,191 @@
+"""Running a search: data, lock, ledger, Ray, and the way out."""
+
+import contextlib
+import logging
+import os
+import signal
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from pgsearch.config import SearchSpec
+from pgsearch.data.build import build_dataset
+from pgsearch.errors import (
+    EXIT_DONE,
+    EXIT_INTERRUPTED,
+    EXIT_NOTHING_COMPLETED,
+    EXIT_SOME_FAILED,
+    StorageError,
+    UsageError,
+)
+from pgsearch.models.build import check_model
+from pgsearch.results import DriverLock, Ledger, TrialState
+from pgsearch.search.control import Listener, SearchControl
+from pgsearch.search.study import SearchStudy
+
+_RAY_SETTINGS = {
+    # Tune's state is never used, so it is not worth writing.
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "100000",
+    "TUNE_RESULT_BUFFER_LENGTH": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    # The stop is ours: see `_stop_on_signals`.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    # A path of the user's spec is relative to where they started the command.
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    # Ray's memory monitor aborts the whole of Tune; the kernel's ends one worker, which is retried.
+    "RAY_memory_monitor_refresh_ms": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DEDUP_LOGS": "0",
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run of a search ended."""
+
+    folder: Path
+    counts: dict[TrialState, int]
+    """Trials by state."""
+    num_trials: int
+    interrupted: bool
+
+    @property
+    def exit_code(self) -> int:
+        """Exit code of the command."""
+        if self.interrupted:
+            return EXIT_INTERRUPTED
+        if not self.counts.get(TrialState.COMPLETE):
+            return EXIT_NOTHING_COMPLETED
+        return EXIT_SOME_FAILED if self.counts.get(TrialState.FAIL) else EXIT_DONE
+
+
+def run_search(
+    spec: SearchSpec,
+    results: Path,
+    *,
+    listener: Listener,
+    address: str | None = None,
+    data_progress: Callable[[int, int], None] | None = None,
+) -> Outcome:
+    """Run a search to its end, or go on with it where its ledger stands.
+
+    Args:
+        spec: the search.
+        results: folder of all searches; this one goes into `results/NAME`.
+        listener: is told of every trial and epoch.
+        address: of a Ray cluster; None is RAY_ADDRESS, or a Ray of its own on this machine.
+        data_progress: called with the number of images that are decoded and that there are.
+
+    Raises:
+        InvalidData: images, labels or weights break a rule; nothing was written.
+        IncompatibleResume: the folder holds another search.
+        StorageError: results cannot be written, or another driver works on this search.
+    """
+    prepare_data(spec, data_progress)
+    ledger = Ledger((results / spec.name).resolve())
+    with DriverLock(ledger.folder):
+        ledger.begin(spec)
+        study = SearchStudy(spec, ledger)
+        control = SearchControl()
+        if any(not r.state.is_finished for r in study.records.values()) or (
+            len(study.records) < spec.num_trials
+        ):
+            with _stop_on_signals(control), _ray(address) as num_places:
+                from pgsearch.search.tune import Adapter  # after Ray's settings
+
+                adapter = Adapter(ledger.folder, study, control, listener)
+                limit = spec.max_concurrent or max(1, num_places(spec.resources))
+                with tempfile.TemporaryDirectory(prefix="pgsearch-tune-") as scratch:
+                    adapter.tuner(spec, max_concurrent=limit, scratch=Path(scratch)).fit()
+    if control.storage_error is not None:
+        raise StorageError(control.storage_error)
+    counts = Counter(record.state for record in study.records.values())
+    unfinished = any(not r.state.is_finished for r in study.records.values())
+    begun_all = len(study.records) >= spec.num_trials
+    if (unfinished or not begun_all) and not control.stop_requested:
+        raise RuntimeError("Ray Tune ended before all trials did; repeat the command to go on")
+    return Outcome(ledger.folder, dict(counts), spec.num_trials, unfinished or not begun_all)
+
+
+def prepare_data(spec: SearchSpec, progress: Callable[[int, int], None] | None = None) -> None:
+    """Build every data set of a search in this machine's cache and check its weights.
+
+    So that trials find them there, and a user learns of bad data before any trial starts.
+    Raises InvalidData.
+    """
+    seen = []
+    for variant in spec.variant_names():
+        configuration = spec.trial(0, {}, variant)
+        if configuration.data not in seen:
+            build_dataset(configuration.data, progress=progress).check()
+            seen.append(configuration.data)
+        check_model(configuration.model)
+
+
+@contextlib.contextmanager
+def _stop_on_signals(control: SearchControl) -> Iterator[None]:
+    """Turn the first SIGINT or SIGTERM into a clean stop; the second ends the process."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in signals}
+
+    def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        control.stop_requested = True
+        for other in signals:
+            signal.signal(other, before[other])
+
+    for number in signals:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number in signals:
+            signal.signal(number, before[number])
+
+
+@contextlib.contextmanager
+def _ray(address: str | None) -> Iterator[Callable[[Any], int]]:
+    """Connect to Ray, or start one; yields a function from resources to how many trials fit."""
+    os.environ.update({name: os.environ.get(name, value) for name, value in _RAY_SETTINGS.items()})
+    import ray
+
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    try:
+        ray.init(
+            address=address,
+            include_dashboard=False if address == "local" else None,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            ignore_reinit_error=True,
+        )
+    except ConnectionError as error:
+        raise UsageError(f"--address {address}: no Ray cluster answers there ({error})") from None
+    try:
+        cluster = ray.cluster_resources()
+
+        def num_places(resources: Any) -> int:
+            places = [cluster.get("CPU", 0) / resources.cpus]
+            if resources.gpus:
+                places.append(cluster.get("GPU", 0) / resources.gpus)
+            if min(places) < 1:
+                raise UsageError(
+                    f"a trial needs {resources.cpus:g} CPUs and {resources.gpus:g} GPUs, Ray has "
+                    f"{cluster.get('CPU', 0):g} and {cluster.get('GPU', 0):g}; lower resources in "
+                    "the spec, or add nodes"
+                )
+            return int(min(places))
+
+        yield num_places
+    finally:
+        ray.shutdown()

@@ -1,0 +1,308 @@
+"""One Optuna study in memory, made from the ledger and kept in step with it.
+
+The study is never stored: every trial's row holds what Optuna needs to know of it, so a new driver
+makes the same study from the rows. An ended trial comes back as it ended, an unfinished one with
+its epochs and its pruner's rungs, under the same number, parameters and seed.
+"""
+
+import hashlib
+import math
+import warnings
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState as OptunaState
+from optuna.trial import create_trial
+
+from pgsearch.config import SearchSpec, TrialSpec, flatten
+from pgsearch.config import optimiser as config
+from pgsearch.errors import StorageError
+from pgsearch.provenance import utc_now
+from pgsearch.results import Ledger, TrialRecord, TrialState
+from pgsearch.search.spaces import canonical, distribution, suggest
+
+_UNSAVED_ATTRIBUTES = {"fixed_params"}
+
+
+class SearchStudy:
+    """Which trial comes next, whether one goes on, and how each ended; all of it in the ledger.
+
+    Args:
+        spec: the search.
+        ledger: its results; the trials in it are taken over.
+
+    Raises:
+        StorageError: a trial's row is damaged or missing.
+    """
+
+    def __init__(self, spec: SearchSpec, ledger: Ledger) -> None:
+        self._spec, self._ledger = spec, ledger
+        self._grid = spec.grid() if spec.method == "grid" else []
+        self._points = spec.known_points() if spec.method == "search" else []
+        self._num_trials = spec.num_trials
+        self._context = {
+            v: (spec.dimensions(v), flatten(spec.base(v))) for v in spec.variant_names()
+        }
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._study = optuna.create_study(
+            study_name=spec.name,
+            directions=[objective.direction for objective in spec.objective],
+            sampler=build_sampler(spec.sampler, spec.sampler.seed),
+            pruner=build_pruner(spec),
+        )
+        self._records: dict[int, TrialRecord] = {}
+        self._unfinished: deque[int] = deque()
+        self._with_checkpoint: set[int] = set()
+        for record in ledger.trials():
+            self._take_over(record)
+
+    # ------------------------------------------------------------ next
+
+    @property
+    def records(self) -> dict[int, TrialRecord]:
+        """All trials by number, as the ledger has them."""
+        return self._records
+
+    def next_trial(self) -> TrialSpec | None:
+        """Return a trial to execute, recorded as RUNNING, or None when none is left to begin.
+
+        The unfinished ones come first.
+        """
+        if self._unfinished:
+            record = self._records[self._unfinished.popleft()]
+            return self._spec.trial(record.number, record.params, record.variant)
+        number = len(self._records)
+        if number >= self._num_trials:
+            return None
+        return self._ask(number)
+
+    def _ask(self, number: int) -> TrialSpec:
+        num_seeds = len(self._spec.seeds)
+        configuration, replicate = divmod(number, num_seeds)
+        variant: str | None = None
+        known: Mapping[str, Any] | None = None
+        if replicate:
+            first = self._records[number - replicate]
+            variant, known = first.variant, first.params
+        elif self._grid:
+            variant, known = self._grid[configuration]
+        elif configuration < len(self._points):
+            known = self._points[configuration]
+        dimensions, base = self._context[variant]
+        if known is not None:
+            self._study.enqueue_trial(canonical(known, dimensions))
+        if not isinstance(self._spec.sampler, config.QMCConfig):  # that one counts its own draws
+            # Seeded by the number, so that a resumed search chooses as an uninterrupted one.
+            seed = _derived_seed(self._spec.sampler.seed, number)
+            self._study.sampler = build_sampler(self._spec.sampler, seed)
+        trial = self._study.ask()
+        values = suggest(trial, dimensions, base)
+        spec = self._spec.trial(number, values, variant)
+        record = TrialRecord(
+            number=number,
+            uid=spec.uid,
+            state=TrialState.RUNNING,
+            seed=spec.seed,
+            variant=variant,
+            configuration_id=spec.configuration_id,
+            params=values,
+            started_utc=utc_now(),
+            configuration=flatten(spec.configuration),
+        )
+        self._save(record)
+        return spec
+
+    # ------------------------------------------------------------ during and after
+
+    def observe(self, number: int, epoch: int, row: Mapping[str, Any]) -> bool:
+        """Take an epoch's objective to the pruner; return whether to end the trial now.
+
+        An epoch may come again, after a resume; the first one counts.
+        """
+        value = row.get(self._spec.objective[0].column)
+        if len(self._spec.objective) > 1 or self._spec.pruner.name == "none" or value is None:
+            return False
+        trial = self._handle(number)
+        if epoch not in self._frozen(number).intermediate_values:
+            trial.report(float(value), epoch)
+        hopeless = trial.should_prune()
+        rungs = self._pruner_state(number)
+        if rungs != self._records[number].pruner_state and not hopeless:
+            self._save(replace(self._records[number], pruner_state=rungs))
+        return hopeless
+
+    def complete(self, number: int) -> TrialRecord:
+        """Record a trial that reached its last epoch; FAIL if an objective is undefined there."""
+        row = self._ledger.epochs(number)[-1]
+        self.observe(number, row["epoch"], row)  # too late to prune, but others are compared with it
+        values = {o.column: row.get(o.column) for o in self._spec.objective}
+        defined = [float(v) for v in values.values() if v is not None and math.isfinite(v)]
+        if len(defined) < len(values):
+            undefined = ", ".join(column for column, value in values.items() if value is None)
+            return self.fail(
+                number,
+                f"{undefined} is undefined: no class of it has a positive image in the split; "
+                "choose another objective, or a larger validation split",
+            )
+        self._end(number, TrialState.COMPLETE, values=defined)
+        self._study.tell(number, self._records[number].values)
+        return self._records[number]
+
+    def prune(self, number: int) -> TrialRecord:
+        """Record a trial that the pruner ended."""
+        self._end(number, TrialState.PRUNED)
+        self._study.tell(number, state=OptunaState.PRUNED)
+        return self._records[number]
+
+    def fail(self, number: int, error: str) -> TrialRecord:
+        """Record a trial that ended in an error."""
+        self._end(number, TrialState.FAIL, error=error)
+        self._study.tell(number, state=OptunaState.FAIL)
+        return self._records[number]
+
+    def remove_checkpoints(self, ended: int) -> None:
+        """Remove the checkpoint of an ended trial, or the one that it is better than.
+
+        The best `keep_checkpoints` by the first objective stay.
+        """
+        self._with_checkpoint.add(ended)
+        complete = [n for n in self._with_checkpoint if self._records[n].values is not None]
+        kept = set(self._best_first(complete)[: self._spec.keep_checkpoints])
+        for number in self._with_checkpoint - kept:
+            self._ledger.checkpoint_file(number).unlink(missing_ok=True)
+        self._with_checkpoint = kept
+
+    def _best_first(self, numbers: Iterable[int]) -> list[int]:
+        sign = -1 if self._spec.objective[0].direction == "maximize" else 1
+
+        return sorted(numbers, key=lambda n: sign * (self._records[n].values or [math.nan])[0])
+
+    def _end(
+        self,
+        number: int,
+        state: TrialState,
+        *,
+        values: list[float] | None = None,
+        error: str | None = None,
+    ) -> None:
+        rows = self._ledger.epochs(number)
+        self._save(
+            replace(
+                self._records[number],
+                state=state,
+                values=values,
+                error=error,
+                attempts=self._ledger.num_attempts(number),
+                epochs=len(rows),
+                wall_seconds=sum(r["train_seconds"] + r["evaluation_seconds"] for r in rows),
+                ended_utc=utc_now(),
+                pruner_state=self._pruner_state(number),
+            )
+        )
+
+    # ------------------------------------------------------------ study and ledger
+
+    def _save(self, record: TrialRecord) -> None:
+        self._ledger.write_trial(record)
+        self._records[record.number] = record
+
+    def _take_over(self, record: TrialRecord) -> None:
+        if record.number != len(self._records):
+            missing = self._ledger.file("trials", len(self._records))
+            raise StorageError(f"{missing}: missing, while later trials are there; put it back")
+        dimensions, _ = self._context[record.variant]
+        column = self._spec.objective[0].column
+        rows = self._ledger.epochs(record.number)
+        by_epoch = {row["epoch"]: row[column] for row in rows if row[column] is not None}
+        if len(self._spec.objective) > 1:
+            by_epoch = {}
+        values = record.values
+        if record.state is TrialState.PRUNED and by_epoch:
+            values = [by_epoch[max(by_epoch)]]  # what Optuna gives a pruned trial
+        self._study.add_trial(
+            create_trial(
+                state=OptunaState[record.state.value],
+                values=values,
+                params=record.params,
+                distributions={
+                    d.name: distribution(d) for d in dimensions if d.name in record.params
+                },
+                intermediate_values=by_epoch,
+                system_attrs=record.pruner_state,
+            )
+        )
+        self._records[record.number] = record
+        if not record.state.is_finished:
+            self._unfinished.append(record.number)
+        elif self._ledger.checkpoint_file(record.number).exists():
+            self._with_checkpoint.add(record.number)
+
+    def _frozen(self, number: int) -> optuna.trial.FrozenTrial:
+        return self._study.get_trials(deepcopy=False)[number]
+
+    def _handle(self, number: int) -> optuna.Trial:
+        return optuna.Trial(self._study, self._frozen(number)._trial_id)
+
+    def _pruner_state(self, number: int) -> dict[str, Any]:
+        attributes = self._frozen(number).system_attrs
+        return {k: v for k, v in attributes.items() if k not in _UNSAVED_ATTRIBUTES}
+
+
+def build_sampler(sampler: config.SamplerConfig, seed: int) -> optuna.samplers.BaseSampler:
+    """Return the Optuna sampler of a configuration, with this seed."""
+    options = sampler.model_dump(exclude={"name", "seed"})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        match sampler:
+            case config.TPEConfig():
+                return optuna.samplers.TPESampler(seed=seed, **options)
+            case config.RandomConfig():
+                return optuna.samplers.RandomSampler(seed=seed)
+            case config.GPConfig():
+                return optuna.samplers.GPSampler(seed=seed, **options)
+            case config.NSGAIIConfig():
+                return optuna.samplers.NSGAIISampler(seed=seed, **options)
+            case config.QMCConfig():
+                return optuna.samplers.QMCSampler(
+                    seed=seed, warn_independent_sampling=False, **options
+                )
+
+
+def build_pruner(spec: SearchSpec) -> optuna.pruners.BasePruner:
+    """Return the Optuna pruner of a search."""
+    pruner = spec.pruner
+    options = pruner.model_dump(exclude={"name"})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        match pruner:
+            case config.NoPrunerConfig():
+                return optuna.pruners.NopPruner()
+            case config.MedianConfig():
+                return optuna.pruners.MedianPruner(**options)
+            case config.PercentileConfig():
+                return optuna.pruners.PercentilePruner(**options)
+            case config.SuccessiveHalvingConfig():
+                return optuna.pruners.SuccessiveHalvingPruner(**options)
+            case config.HyperbandConfig():
+                return optuna.pruners.HyperbandPruner(max_resource=spec.training.epochs, **options)
+            case config.ThresholdConfig():
+                return optuna.pruners.ThresholdPruner(**options)
+            case config.PatientConfig():
+                return optuna.pruners.PatientPruner(None, **options)
+
+
+def _derived_seed(seed: int, number: int) -> int:
+    digest = hashlib.sha256(f"{seed}/{number}".encode()).digest()
+    return int.from_bytes(digest[:4], "big")
+
+
+def sample_trial(spec: SearchSpec) -> TrialSpec:
+    """Return a trial as the search might draw it, without recording anything."""
+    if spec.method == "grid":
+        variant, values = spec.grid()[0]
+        return spec.trial(0, values, variant)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=spec.sampler.seed))
+    return spec.trial(0, suggest(study.ask(), spec.dimensions(), flatten(spec.base())))

@@ -1,0 +1,249 @@
+"""The study against its ledger, without Ray: what a driver does, minus the placing of trials."""
+
+import math
+from pathlib import Path
+
+import optuna
+import pytest
+
+from pgsearch.config import SearchSpec, TrialSpec
+from pgsearch.errors import StorageError
+from pgsearch.results import EpochWriter, Ledger, TrialState
+from pgsearch.search.study import SearchStudy, sample_trial
+from tests.records import epoch_record, grid, spec
+
+
+def score(trial: TrialSpec, epoch: int) -> float:
+    """A made-up mAP with its best at lambda1_neg = 2 in the tail."""
+    distance = abs(math.log(trial.loss.lambda1_neg.tail / 2)) if trial.loss.name == "pg" else 1.0
+    return (1 - 0.2 * distance) * epoch / trial.training.epochs * 0.9
+
+
+def execute(
+    study: SearchStudy, ledger: Ledger, trial: TrialSpec, *, epochs: int | None = None
+) -> None:
+    """Run a trial to its end as the scheduler would, or leave it after some epochs."""
+    last = trial.training.epochs
+    writer = EpochWriter(ledger, trial, ledger.claim_attempt(trial.number))
+    for epoch in range(writer.last_epoch + 1, (epochs or last) + 1):
+        row = writer.append(epoch_record(epoch, score(trial, epoch), last=epoch == last))
+        if epoch == last:
+            study.complete(trial.number)
+        elif study.observe(trial.number, epoch, row):
+            study.prune(trial.number)
+            return
+
+
+def run_to_end(search: SearchSpec, ledger: Ledger) -> SearchStudy:
+    study = SearchStudy(search, ledger)
+    while (trial := study.next_trial()) is not None:
+        execute(study, ledger, trial)
+    return study
+
+
+def test_a_search_ends_with_all_its_trials_in_the_ledger(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    run_to_end(spec(trials=8), ledger)
+    trials = ledger.trials()
+    assert [t.number for t in trials] == list(range(8))
+    assert {t.state for t in trials} == {TrialState.COMPLETE}
+    assert all(
+        t.values == [pytest.approx(ledger.epochs(t.number)[-1]["map.validation.total"])]
+        for t in trials
+    )
+    assert all(t.epochs == 4 and t.wall_seconds == 10.0 for t in trials)
+
+
+def test_inactive_parameters_are_not_chosen(tmp_path: Path) -> None:
+    study = run_to_end(spec(trials=12), Ledger(tmp_path))
+    focusings = set()
+    for record in study.records.values():
+        focusings.add(record.params["loss.focusing"])
+        assert ("loss.lambda0" in record.params) == (record.params["loss.focusing"] == "adaptive")
+    assert focusings == {"none", "adaptive"}
+
+
+def test_a_resumed_search_chooses_as_an_uninterrupted_one(tmp_path: Path) -> None:
+    straight = run_to_end(spec(trials=14), Ledger(tmp_path / "straight"))
+    ledger = Ledger(tmp_path / "resumed")
+    for _ in range(14):  # a new driver for every trial
+        study = SearchStudy(spec(trials=14), ledger)
+        trial = study.next_trial()
+        assert trial is not None
+        execute(study, ledger, trial)
+    resumed = SearchStudy(spec(trials=14), ledger)
+    assert resumed.next_trial() is None
+    assert [r.params for r in resumed.records.values()] == [
+        r.params for r in straight.records.values()
+    ]
+
+
+def test_an_unfinished_trial_goes_on_with_its_number_parameters_and_seed(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    study = SearchStudy(spec(), ledger)
+    first = study.next_trial()
+    assert first is not None
+    execute(study, ledger, first, epochs=2)
+    again = SearchStudy(spec(), ledger)
+    assert again.next_trial() == first
+    second = again.next_trial()
+    assert second is not None
+    assert second.number == 1
+    execute(again, ledger, first)
+    assert [row["epoch"] for row in ledger.epochs(0)] == [1, 2, 3, 4]
+    assert [row["attempt"] for row in ledger.epochs(0)] == [1, 1, 2, 2]
+    assert again.records[0].state is TrialState.COMPLETE
+    assert again.records[0].attempts == 2
+
+
+def test_pruner_state_after_a_resume_equals_the_state_before(tmp_path: Path) -> None:
+    pruned = spec(
+        trials=12, pruner={"name": "successive_halving", "min_resource": 1, "reduction_factor": 2}
+    )
+    ledger = Ledger(tmp_path)
+    study = run_to_end(pruned, ledger)
+    states = {r.state for r in study.records.values()}
+    assert states == {TrialState.COMPLETE, TrialState.PRUNED}
+    again = SearchStudy(pruned, ledger)
+    for number, before in enumerate(study._study.trials):
+        after = again._study.trials[number]
+        assert after.state == before.state
+        assert after.values == before.values
+        assert after.intermediate_values == before.intermediate_values
+        assert after.params == before.params
+        assert after.distributions == before.distributions
+        rungs = {k: v for k, v in before.system_attrs.items() if k.startswith("completed_rung")}
+        assert rungs
+        assert {k: after.system_attrs[k] for k in rungs} == rungs
+
+
+def test_rungs_of_an_unfinished_trial_survive_the_driver(tmp_path: Path) -> None:
+    pruned = spec(
+        trials=3, pruner={"name": "successive_halving", "min_resource": 1, "reduction_factor": 2}
+    )
+    ledger = Ledger(tmp_path)
+    study = SearchStudy(pruned, ledger)
+    first = study.next_trial()
+    assert first is not None
+    execute(study, ledger, first, epochs=1)
+    assert SearchStudy(pruned, ledger).records[0].pruner_state == {
+        "completed_rung_0": pytest.approx(score(first, 1))
+    }
+
+
+def test_an_epoch_that_is_reported_again_changes_nothing(tmp_path: Path) -> None:
+    pruned = spec(trials=2, pruner={"name": "median"})
+    ledger = Ledger(tmp_path)
+    study = SearchStudy(pruned, ledger)
+    trial = study.next_trial()
+    assert trial is not None
+    assert not study.observe(0, 1, {"map.validation.total": 0.4})
+    assert not study.observe(0, 1, {"map.validation.total": 0.9})
+    assert study._study.trials[0].intermediate_values == {1: 0.4}
+
+
+def test_known_points_come_first_and_replicates_repeat_them(tmp_path: Path) -> None:
+    point = {"loss.lambda1_neg": 2, "loss.focusing": "none"}
+    search = spec(trials=3, seeds=[5, 6], points=[point])
+    study = run_to_end(search, Ledger(tmp_path))
+    records = list(study.records.values())
+    assert len(records) == 6
+    expected = {f"loss.lambda1_neg.{group}": 2.0 for group in ("head", "medium", "tail")}
+    assert records[0].params == {**expected, "loss.focusing": "none"}
+    for first, second in zip(records[::2], records[1::2], strict=True):
+        assert (first.seed, second.seed) == (5, 6)
+        assert first.params == second.params
+        assert first.configuration_id == second.configuration_id
+    assert len({r.configuration_id for r in records}) == 3
+
+
+def test_a_grid_trains_every_variant_with_every_seed(tmp_path: Path) -> None:
+    search = grid(
+        seeds=[1, 2],
+        space={"training.learning_rate": {"type": "categorical", "choices": [0.01, 0.1]}},
+    )
+    study = run_to_end(search, Ledger(tmp_path))
+    got = [(r.variant, r.params["training.learning_rate"], r.seed) for r in study.records.values()]
+    assert got == [(v, lr, s) for v in ("BCE", "PG") for lr in (0.01, 0.1) for s in (1, 2)]
+    assert study.records[0].configuration["loss.name"] == "bce"
+    assert study.records[4].configuration["loss.name"] == "pg"
+
+
+def test_an_undefined_objective_fails_the_trial_with_the_reason(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    study = SearchStudy(spec(), ledger)
+    trial = study.next_trial()
+    assert trial is not None
+    writer = EpochWriter(ledger, trial, ledger.claim_attempt(0))
+    writer.append(epoch_record(4, float("nan"), last=True))
+    record = study.complete(0)
+    assert record.state is TrialState.FAIL
+    assert "map.validation.total is undefined" in str(record.error)
+    assert study._study.trials[0].state == optuna.trial.TrialState.FAIL
+
+
+def test_several_objectives(tmp_path: Path) -> None:
+    search = spec(objective=[{"metric": "map_head"}, {"metric": "map_tail", "split": "test"}])
+    study = run_to_end(search, Ledger(tmp_path))
+    assert all(len(r.values or []) == 2 for r in study.records.values())
+    assert SearchStudy(search, Ledger(tmp_path))._study.best_trials
+
+
+@pytest.mark.parametrize("name", ["tpe", "random", "gp", "nsgaii", "qmc"])
+def test_every_sampler_runs_and_resumes(tmp_path: Path, name: str) -> None:
+    search = spec(trials=12, sampler={"name": name})
+    ledger = Ledger(tmp_path)
+    study = SearchStudy(search, ledger)
+    for _ in range(6):
+        trial = study.next_trial()
+        assert trial is not None
+        execute(study, ledger, trial)
+    assert len(run_to_end(search, ledger).records) == 12
+
+
+@pytest.mark.parametrize(
+    "pruner",
+    [
+        {"name": "median", "n_startup_trials": 2},
+        {"name": "percentile", "percentile": 25.0, "n_startup_trials": 2},
+        {"name": "successive_halving", "reduction_factor": 2},
+        {"name": "hyperband", "reduction_factor": 2},
+        {"name": "threshold", "lower": 0.2},
+        {"name": "patient", "patience": 1},
+    ],
+    ids=lambda pruner: pruner["name"],
+)
+def test_every_pruner_runs(tmp_path: Path, pruner: dict[str, object]) -> None:
+    study = run_to_end(spec(trials=12, pruner=pruner), Ledger(tmp_path))
+    states = [r.state for r in study.records.values()]
+    assert TrialState.COMPLETE in states
+    if pruner["name"] != "patient":  # the made-up curves always rise
+        assert TrialState.PRUNED in states
+
+
+def test_only_the_best_keep_a_checkpoint(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    search = spec(trials=5, keep_checkpoints=2)
+    study = SearchStudy(search, ledger)
+    while (trial := study.next_trial()) is not None:
+        ledger.checkpoint_file(trial.number).parent.mkdir(exist_ok=True)
+        ledger.checkpoint_file(trial.number).touch()
+        execute(study, ledger, trial)
+        study.remove_checkpoints(trial.number)
+    best = sorted(study.records.values(), key=lambda r: -(r.values or [0.0])[0])[:2]
+    kept = {n for n in range(5) if ledger.checkpoint_file(n).exists()}
+    assert kept == {r.number for r in best}
+
+
+def test_a_missing_trial_row_is_named(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    run_to_end(spec(trials=3), ledger)
+    ledger.file("trials", 1).unlink()
+    with pytest.raises(StorageError, match=r"00001\.parquet: missing"):
+        SearchStudy(spec(trials=3), ledger)
+
+
+def test_a_sampled_trial_is_one_of_the_search() -> None:
+    trial = sample_trial(spec())
+    assert 0.5 <= trial.loss.lambda1_neg.tail <= 8
+    assert sample_trial(grid()).variant == "BCE"
