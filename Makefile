@@ -1,0 +1,50 @@
+# Two commands on a fresh machine (Python 3.11+, make): `make demo` and `make test`.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+DEMO_RESULTS ?= results
+
+.PHONY: demo test test-all lint format bench clean
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "pgsearch needs Python 3.11 or newer; name one: make PYTHON=python3.12 …"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,timm]'
+	@touch $@
+
+# The main job on the embedded data set: search, then the best found against the baselines,
+# each with three seeds that the search has not seen. Repeated, it goes on where it stood.
+demo: $(INSTALLED)
+	$(BIN)/pgsearch run search_spaces/digits_pg.yaml --results $(DEMO_RESULTS)
+	$(BIN)/pgsearch table digits_pg --leaderboard --results $(DEMO_RESULTS)
+	$(BIN)/pgsearch best digits_pg --output $(DEMO_RESULTS)/digits_pg_best.yaml --results $(DEMO_RESULTS)
+	$(BIN)/pgsearch run $(DEMO_RESULTS)/digits_pg_best.yaml --results $(DEMO_RESULTS)
+	$(BIN)/pgsearch run search_spaces/digits_baselines.yaml --results $(DEMO_RESULTS)
+	$(BIN)/pgsearch table digits_baselines digits_pg_best --results $(DEMO_RESULTS)
+
+# The default suite: under 8 minutes on 2 cores.
+test: $(INSTALLED)
+	$(BIN)/pytest
+
+# All that this machine can run: also what is slow, and real searches on a local Ray.
+test-all: $(INSTALLED)
+	$(BIN)/pytest -m ""
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(INSTALLED)
+	$(BIN)/python benchmarks/losses.py
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

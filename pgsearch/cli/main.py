@@ -1,0 +1,43 @@
+"""The command line: a file per group of commands; what one needs is imported when it runs."""
+
+import sys
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from pgsearch.cli import read, run, spec
+from pgsearch.errors import EXIT_INTERNAL, PgsearchError
+
+app = typer.Typer(
+    name="pgsearch",
+    help="Search the factors of probability-guided losses for long-tailed multi-label images.",
+    epilog="Exit codes: 0 done, 2 usage, 3 invalid spec, 4 data, 5 storage, 6 some trials failed, "
+    "7 nothing completed, 75 interrupted (repeat the command to go on).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("run")(run.run)
+app.command("train")(run.train)
+app.command("check")(spec.check)
+app.command("plan")(spec.plan)
+app.command("schema")(spec.schema)
+app.command("status")(read.status)
+app.command("table")(read.table)
+app.command("best")(read.best)
+
+
+def main() -> None:
+    """Run the command line; an error of the user's is a message and an exit code."""
+    try:
+        app()
+    except PgsearchError as error:
+        console = Console(stderr=True, soft_wrap=True)
+        console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(EXIT_INTERNAL)

@@ -1,0 +1,171 @@
+"""Commands that read results: `status`, `table`, `best`. They import neither torch nor Ray."""
+
+import json
+import math
+from collections import Counter
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pgsearch.cli.options import DEFAULT_RESULTS, Json, Results, Search, Searches
+
+
+class Split(StrEnum):
+    """Splits that have a mAP."""
+
+    test = "test"
+    validation = "validation"
+
+
+class Format(StrEnum):
+    """How a table is printed."""
+
+    terminal = "terminal"
+    markdown = "markdown"
+    csv = "csv"
+
+
+def status(search: Search, results: Results = DEFAULT_RESULTS, as_json: Json = False) -> None:
+    """Show how a search stands: trials by state, the best so far, what runs, what failed."""
+    from pgsearch.analysis.tables import leaderboard, short_params
+    from pgsearch.results import find_search
+
+    ledger = find_search(search, results)
+    spec = ledger.spec()
+    frame = leaderboard(ledger)
+    counts = Counter(frame["state"])
+    best = frame[frame["state"] == "COMPLETE"].head(1).to_dict("records")
+    if as_json:
+        facts = {
+            "search": spec.name,
+            "trials": spec.num_trials,
+            "states": dict(counts),
+            "best": _plain(best[0]) if best else None,
+            "running": [_plain(r) for r in frame[frame["state"] == "RUNNING"].to_dict("records")],
+            "failed": [_plain(r) for r in frame[frame["state"] == "FAIL"].to_dict("records")],
+        }
+        typer.echo(json.dumps(facts))
+        return
+    typer.echo(f"{spec.name}: {spec.purpose or spec.method}")
+    states = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
+    typer.echo(f"{len(frame)} of {spec.num_trials} trials begun: {states or 'none'}")
+    for row in best:
+        typer.echo(
+            f"best: trial {row['number']}, {spec.objective[0].column} {row['value']:.4f}  "
+            f"{short_params(row['params'])}"
+        )
+    for row in frame[frame["state"] == "RUNNING"].to_dict("records"):
+        epoch = 0 if math.isnan(row["epoch"]) else int(row["epoch"])
+        typer.echo(f"unfinished: trial {row['number']}, epoch {epoch} of {spec.training.epochs}")
+    for row in frame[frame["state"] == "FAIL"].to_dict("records"):
+        typer.echo(f"failed: trial {row['number']}: {str(row['error']).splitlines()[-1]}")
+
+
+def table(
+    searches: Searches,
+    results: Results = DEFAULT_RESULTS,
+    split: Annotated[Split, typer.Option(help="Split that the mAP is of.")] = Split.test,
+    board: Annotated[
+        bool, typer.Option("--leaderboard", help="One row per trial, with both splits.")
+    ] = False,
+    top: Annotated[int, typer.Option(min=1, help="Rows of the leaderboard.")] = 20,
+    style: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.terminal,
+    allow_mixed: Annotated[
+        bool, typer.Option("--allow-mixed", help="Mix data sets, epochs and iterations.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Print mean ± std of mAP over seeds, per configuration, or the leaderboard of a search.
+
+    The numbers are of the last epoch. A group without a class to score is shown as missing.
+    """
+    from pgsearch.analysis.tables import configurations, leaderboard
+    from pgsearch.cli import render
+    from pgsearch.results import find_search
+
+    ledgers = [find_search(name, results) for name in searches]
+    if board:
+        for ledger in ledgers:
+            frame = leaderboard(ledger).head(top)
+            if as_json:
+                typer.echo(json.dumps([_plain(row) for row in frame.to_dict("records")]))
+            else:
+                render.leaderboard(frame, ledger.spec(), style.value)
+        return
+    frame = configurations(ledgers, split=split.value, allow_mixed=allow_mixed)
+    if as_json:
+        typer.echo(json.dumps([_plain(row) for row in frame.to_dict("records")]))
+    else:
+        render.configurations(frame, split.value, style.value)
+
+
+def best(
+    search: Search,
+    results: Results = DEFAULT_RESULTS,
+    emit_config: Annotated[
+        bool, typer.Option("--emit-config", help="Print a spec that trains it again.")
+    ] = False,
+    seeds: Annotated[int, typer.Option(min=1, help="Fresh seeds in that spec.")] = 3,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the spec to a file.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show the best trial of a search, or emit a spec that trains it again with fresh seeds.
+
+    Fresh, since the best of a search is partly luck of its seed.
+    """
+    import yaml
+
+    from pgsearch.analysis.tables import leaderboard, short_params
+    from pgsearch.errors import UsageError
+    from pgsearch.results import find_search
+
+    ledger = find_search(search, results)
+    spec = ledger.spec()
+    complete = leaderboard(ledger).query("state == 'COMPLETE'")
+    if complete.empty:
+        raise UsageError(f"{search}: no complete trial yet; see pgsearch status {search}")
+    row = complete.head(1).to_dict("records")[0]
+    if not emit_config and output is None:
+        if as_json:
+            typer.echo(json.dumps(_plain(row)))
+            return
+        typer.echo(f"trial {row['number']}, seed {row['seed']}, epoch {row['epoch']:.0f}")
+        typer.echo(f"{spec.objective[0].column} {row['value']:.4f}  {short_params(row['params'])}")
+        return
+    variant = row["variant"] if isinstance(row["variant"], str) else None
+    trial = spec.trial(int(row["number"]), row["params"], variant)
+    first = max(spec.seeds) + 1
+    text = (
+        f"# The best trial of {spec.name}: number {row['number']}, "
+        f"{spec.objective[0].column} {row['value']:.4f} with seed {row['seed']}.\n"
+    ) + yaml.safe_dump(
+        {
+            "name": f"{spec.name}_best",
+            "purpose": f"The best configuration of {spec.name}, with fresh seeds",
+            "method": "grid",
+            "seeds": list(range(first, first + seeds)),
+            "variants": {variant or f"{spec.name} trial {row['number']}": {}},
+            **trial.configuration,
+            **spec.model_dump(mode="json", include={"objective", "resources", "max_concurrent"}),
+        },
+        sort_keys=False,
+        default_flow_style=None,
+        allow_unicode=True,
+    )
+    if output is None:
+        typer.echo(text.rstrip())
+    else:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(text, encoding="utf-8")
+
+
+def _plain(row: Any) -> dict[str, Any]:
+    """Return a row with plain numbers, and null for what is missing."""
+    return {
+        str(key): None if isinstance(value, float) and math.isnan(value) else value
+        for key, value in row.items()
+    }

@@ -1,0 +1,105 @@
+"""Frames as text: for a terminal, Markdown or CSV."""
+
+import sys
+from collections.abc import Sequence
+
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from pgsearch.analysis.tables import PARTS, short_params
+from pgsearch.config import SearchSpec
+
+MISSING = "–"
+
+
+def configurations(frame: pd.DataFrame, split: str, style: str) -> None:
+    """Print configurations over their seeds, the best of each column in bold."""
+    header = ["search", "configuration", "n", *(f"mAP {part}" for part in PARTS)]
+    best = {part: frame[f"{part}.mean"].max() for part in PARTS}
+    rows, bold = [], []
+    for row in frame.to_dict("records"):
+        rows.append(
+            [
+                str(row["search"]),
+                str(row["label"]),
+                str(row["n"]),
+                *(_mean_and_std(row[f"{part}.mean"], row[f"{part}.std"]) for part in PARTS),
+            ]
+        )
+        bold.append([False] * 3 + [row[f"{part}.mean"] == best[part] for part in PARTS])
+    title = f"mAP in % on {split} after the last epoch, mean ± std over n seeds"
+    _print(title, header, rows, bold, style)
+
+
+def leaderboard(frame: pd.DataFrame, spec: SearchSpec, style: str) -> None:
+    """Print the trials of a search, the best first."""
+    header = ["trial", "state", "seed", "epoch"]
+    header += (
+        [f"val {part}" for part in PARTS] + [f"test {part}" for part in PARTS] + ["parameters"]
+    )
+    rows = []
+    for row in frame.to_dict("records"):
+        variant = f"{row['variant']} " if isinstance(row["variant"], str) else ""
+        rows.append(
+            [
+                str(row["number"]),
+                str(row["state"]),
+                str(row["seed"]),
+                MISSING if pd.isna(row["epoch"]) else f"{row['epoch']:.0f}",
+                *(_percent(row[f"map.validation.{part}"]) for part in PARTS),
+                *(_percent(row[f"map.test.{part}"]) for part in PARTS),
+                variant + short_params(row["params"]),
+            ]
+        )
+    objective = spec.objective[0]
+    title = f"{spec.name}: mAP in %, best {objective.column} first"
+    _print(title, header, rows, [[False] * len(header)] * len(rows), style)
+
+
+def _print(
+    title: str,
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    bold: Sequence[Sequence[bool]],
+    style: str,
+) -> None:
+    if style == "csv":
+        pd.DataFrame(rows, columns=list(header)).to_csv(sys.stdout, index=False)
+        return
+    if style == "markdown":
+        cells = [
+            [f"**{c}**" if b else c.replace("|", "\\|") for c, b in zip(row, marks, strict=True)]
+            for row, marks in zip(rows, bold, strict=True)
+        ]
+        lines = [f"{title}\n", " | ".join(header), " | ".join("---" for _ in header)]
+        lines += [" | ".join(row) for row in cells]
+        sys.stdout.write("\n".join(f"| {x} |" if i else x for i, x in enumerate(lines)) + "\n")
+        return
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    last = len(header) - 1
+    for i, name in enumerate(header):
+        is_text = name in ("search", "configuration", "parameters", "state")
+        table.add_column(
+            name,
+            justify="left" if is_text else "right",
+            no_wrap=not is_text or (i < last and i == 0),
+            overflow="fold",
+        )
+    for row, marks in zip(rows, bold, strict=True):
+        table.add_row(*(f"[bold]{c}[/]" if b else c for c, b in zip(row, marks, strict=True)))
+    console = Console()
+    if not console.is_terminal:  # a pipe or a file has no width to fit
+        console = Console(width=200)
+    console.print(table)
+
+
+def _mean_and_std(mean: float, std: float) -> str:
+    if pd.isna(mean):
+        return MISSING
+    return _percent(mean) if pd.isna(std) else f"{_percent(mean)} ± {100 * std:.2f}"
+
+
+def _percent(value: float) -> str:
+    return MISSING if pd.isna(value) else f"{100 * value:.2f}"

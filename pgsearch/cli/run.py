@@ -1,0 +1,87 @@
+"""Commands that train: `run` a search, `train` one configuration."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pgsearch.cli.options import DEFAULT_RESULTS, Overrides, Results, SpecFile
+
+
+def run(
+    spec: SpecFile,
+    overrides: Overrides = None,
+    results: Results = DEFAULT_RESULTS,
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster; default RAY_ADDRESS, or this machine.")
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Configurations to try; more extend a search.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+) -> None:
+    """Run a search, or go on with it: the same command after any interruption.
+
+    Every epoch of every trial is recorded in RESULTS/NAME before anything else happens. Ctrl-C
+    stops cleanly; a second one at once. Nothing recorded is lost either way.
+    """
+    from pgsearch.cli.progress import SearchProgress, data_progress
+    from pgsearch.config import load_spec
+
+    extended = [] if trials is None else [f"trials={trials}"]
+    search = load_spec(spec, [*(overrides or []), *extended])
+
+    from pgsearch.search.run import run_search
+
+    with SearchProgress(search, quiet=quiet) as progress, data_progress(quiet=quiet) as advance:
+        outcome = run_search(
+            search, results, listener=progress, address=address, data_progress=advance
+        )
+    progress.summary(outcome, results)
+    raise typer.Exit(outcome.exit_code)
+
+
+def train(
+    spec: SpecFile,
+    overrides: Overrides = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the training.")] = 0,
+    variant: Annotated[str | None, typer.Option(help="Variant of a grid to train.")] = None,
+    save: Annotated[
+        Path | None, typer.Option(help="Folder for rows and checkpoint; resumes if it has them.")
+    ] = None,
+) -> None:
+    """Train the base configuration of a spec once, in this process, without Ray.
+
+    The same code as in a search; each epoch is printed as a line. With --save, epochs and
+    checkpoint go to a folder, and the same command goes on after an interruption.
+    """
+    from pgsearch.cli.progress import data_progress, print_epoch
+    from pgsearch.config import load_spec
+    from pgsearch.errors import UsageError
+
+    search = load_spec(spec, [*(overrides or []), f"seeds=[{seed}]"])
+    if variant is not None and variant not in search.variants:
+        known = ", ".join(search.variants) or "none"
+        raise UsageError(f"--variant {variant}: the spec has no such variant; it has: {known}")
+    trial = search.trial(0, {}, variant)
+
+    from pgsearch.results import DriverLock, EpochRecord, EpochWriter, Ledger
+    from pgsearch.search.run import prepare_data
+    from pgsearch.training.checkpoint import Checkpoints
+    from pgsearch.training.fit import fit
+
+    with data_progress(quiet=False) as advance:
+        prepare_data(search, advance)
+    if save is None:
+        fit(trial, report=lambda record: print_epoch(record, trial.training.epochs))
+        return
+    ledger = Ledger(save.resolve())
+    with DriverLock(ledger.folder):
+        ledger.begin(search)
+        writer = EpochWriter(ledger, trial, ledger.claim_attempt(trial.number))
+
+        def report(record: EpochRecord) -> None:
+            writer.append(record)
+            print_epoch(record, trial.training.epochs)
+
+        fit(trial, report=report, checkpoints=Checkpoints(ledger.checkpoint_file(trial.number)))

@@ -1,0 +1,128 @@
+"""Commands about specs, before anything is trained: `check`, `plan`, `schema`."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pgsearch.cli.options import Json, Overrides, SpecFile
+
+
+def check(
+    specs: Annotated[
+        list[str],
+        typer.Argument(metavar="SPEC... [KEY=VALUE...]", help="YAML files, and changes to them."),
+    ],
+    as_json: Json = False,
+) -> None:
+    """Say all that is wrong with specs, before Ray or training starts."""
+    from pgsearch.config import load_spec
+    from pgsearch.errors import InvalidSpec, UsageError
+
+    files = [word for word in specs if "=" not in word]
+    overrides = [word for word in specs if "=" in word]
+    if not files:
+        raise UsageError("name at least one spec, such as search_spaces/digits_pg.yaml")
+    found: dict[str, list[str]] = {}
+    for file in files:
+        try:
+            found[file] = missing_files(load_spec(file, overrides))
+        except InvalidSpec as error:
+            found[file] = error.problems
+    if as_json:
+        typer.echo(json.dumps({file: {"problems": p, "ok": not p} for file, p in found.items()}))
+    else:
+        for file, problems in found.items():
+            typer.echo("\n".join(problems) if problems else f"{file}: ok")
+    if any(found.values()):
+        raise typer.Exit(InvalidSpec.exit_code)
+
+
+def missing_files(spec: Any) -> list[str]:
+    """Return a problem for each file that a spec names and that is not there."""
+    problems = []
+    for variant in spec.variant_names():
+        base = spec.base(variant)
+        named = {
+            "data.manifest": base["data"].get("manifest"),
+            "data.root": base["data"].get("root"),
+        }
+        weights = base["model"]["weights"]
+        if weights != "random" and not weights.startswith("torchvision:"):
+            named["model.weights"] = weights
+        problems += [
+            f"{spec.name}: {key}: {path} does not exist; correct it, or override {key}=…"
+            for key, path in named.items()
+            if path is not None and not Path(path).exists()
+        ]
+    return list(dict.fromkeys(problems))
+
+
+def plan(
+    spec: SpecFile,
+    overrides: Overrides = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Train one epoch here to estimate the cost.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Show what a search would do: trials, epochs, one sampled configuration, rough cost."""
+    import yaml
+
+    from pgsearch.config import load_spec
+
+    search = load_spec(spec, overrides or [])
+
+    from pgsearch.search.study import sample_trial
+
+    trial = sample_trial(search)
+    epochs = trial.training.epochs
+    facts: dict[str, Any] = {
+        "search": search.name,
+        "method": search.method,
+        "configurations": search.num_configurations,
+        "seeds": len(search.seeds),
+        "trials": search.num_trials,
+        "epochs_per_trial": epochs,
+        "epochs_at_most": search.num_trials * epochs,
+        "pruner": search.pruner.name,
+        "dimensions": [dimension.name for dimension in search.dimensions(trial.variant)],
+    }
+    if measure:
+        from pgsearch.results import EpochRecord
+        from pgsearch.training.fit import fit
+
+        records: list[EpochRecord] = []
+        short = trial.training.model_copy(update={"epochs": 1})
+        fit(trial.model_copy(update={"training": short}), report=records.append)
+        seconds = records[0].train_seconds * epochs + records[0].evaluation_seconds
+        facts["seconds_per_trial"] = round(seconds, 1)
+        facts["trial_hours_at_most"] = round(seconds * search.num_trials / 3600, 3)
+        facts["peak_memory_gb"] = round(records[0].peak_memory_bytes / 1e9, 2)
+        facts["device"] = trial.training.device
+    facts["sampled_configuration"] = trial.configuration
+    if as_json:
+        typer.echo(json.dumps(facts))
+        return
+    sampled = facts.pop("sampled_configuration")
+    for key, value in facts.items():
+        shown = ", ".join(value) if isinstance(value, list) else value
+        typer.echo(f"{key.replace('_', ' '):22} {shown}")
+    if not measure:
+        typer.echo(f"{'cost':22} add --measure to train one epoch here and estimate it")
+    typer.echo("\none configuration that it may train:")
+    typer.echo(yaml.safe_dump(sampled, sort_keys=False, default_flow_style=None).rstrip())
+
+
+def schema() -> None:
+    """Print the JSON Schema of specs, for editors."""
+    from pgsearch.config import SearchSpec
+
+    definition = SearchSpec.model_json_schema()
+    definition["properties"]["extends"] = {
+        "type": "string",
+        "description": "another spec, relative to this file, to lay this one over",
+    }
+    definition["required"] = ["data", "model", "loss"]  # a name defaults to the file's
+    typer.echo(json.dumps(definition, indent=2))
