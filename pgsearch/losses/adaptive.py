@@ -57,7 +57,6 @@ def batch_probabilities(
 
     Returns:
         `(p_pos_C, p_neg_C)` in [0, 1], at least float32, constants for the gradient.
-
     """
     logits_BC = at_least_float32(logits_BC.detach())
     positive_BC = targets_BC.bool()

@@ -12,7 +12,6 @@ class LossOutput(NamedTuple):
         loss: mean over the B*C elements, a scalar.
         factors: name to effective factor of this batch, each `[C]`, detached. A loss without
             factors leaves it empty.
-
     """
 
     loss: Tensor

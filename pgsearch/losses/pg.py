@@ -11,7 +11,6 @@ are in {0, 1}, soft labels are not meant. Half precision is computed in float32.
 Source: D. Lin, "Probability Guided Loss for Long-Tailed Multi-Label Image Classification",
 AAAI 2023, doi:10.1609/aaai.v37i2.25244 ("the paper").
 """
-# ruff: noqa: N815  (shape suffixes of fields and buffers)
 
 import math
 from collections.abc import Sequence
@@ -78,7 +77,6 @@ def pg_loss(
 
     Returns:
         `[B, C]`, ≥ 0, at least float32.
-
     """
     logits_BC = at_least_float32(logits_BC)
     positive_BC = targets_BC.bool()
@@ -188,7 +186,6 @@ def class_bias(
 
     Raises:
         InvalidData: a class is in none or in all of the images; names every such class.
-
     """
     counts_C = torch.tensor(np.asarray(class_counts_C), dtype=torch.float64)
     if kappa == 0:
@@ -318,7 +315,6 @@ class PGLoss(nn.Module):
 
     Raises:
         InvalidData: a class is in none or in all of the images.
-
     """
 
     base_KC: Tensor

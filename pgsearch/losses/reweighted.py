@@ -41,7 +41,6 @@ def rebalanced_weight(
 
     Returns:
         `[B, C]` in (α, α + 1), or 1.
-
     """
     positive_BC = targets_BC.bool()
     inverse_C = at_least_float32(class_counts_C).reciprocal()
