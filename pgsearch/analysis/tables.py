@@ -130,6 +130,6 @@ def short_params(params: Mapping[str, Any]) -> str:
         short = name.removeprefix("loss.")
         for plain, sign in signs.items():
             short = short.replace(plain, sign)
-        short = short.replace("lambda0", "λ0").replace("gamma", "γ").replace("_mode", "")
+        short = short.replace("lambda0", "λ0").replace("gamma", "γ").replace("_mode", "mode")
         parts.append(f"{short}={value:.3g}" if isinstance(value, float) else f"{short}={value}")
     return " ".join(parts)

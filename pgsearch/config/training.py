@@ -28,6 +28,9 @@ class TrainingConfig(Config):
     sampler_reduce: int = Field(
         4, ge=1, description="a class-aware epoch is max count x classes / this many draws"
     )
+    iterations_per_epoch: int | None = Field(
+        None, ge=1, description="steps of an epoch for every sampler alike; null is the sampler's"
+    )
     crop_min: float = Field(0.8, gt=0, le=1, description="smallest side of the random crop")
     flip: float = Field(0.5, ge=0, le=1, description="probability of a horizontal flip")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="arithmetic of the network")

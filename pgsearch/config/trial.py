@@ -22,7 +22,7 @@ class Configuration(Config):
     data: DataConfig
     model: ModelConfig
     loss: LossConfig
-    training: TrainingConfig
+    training: TrainingConfig = TrainingConfig()
 
 
 class TrialSpec(Configuration):

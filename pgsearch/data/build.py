@@ -3,12 +3,11 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from pgsearch.data.manifest import load_manifest
-
 from pgsearch.config.dataset import DataConfig, DigitsConfig, ManifestConfig
 from pgsearch.data.cache import default_cache_dir
 from pgsearch.data.dataset import MultiLabelDataset
 from pgsearch.data.digits import load_digits_scenes
+from pgsearch.data.manifest import load_manifest
 
 
 def build_dataset(

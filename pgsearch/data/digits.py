@@ -61,7 +61,7 @@ TINT: Final = 30
 MAX_DISTRACTORS: Final = 1
 GLYPH_SIZES: Final = (44, 56)
 OVERLAP_PERCENT: Final = 10
-PLACES_TRIED: Final = 30
+PLACES_TRIED: Final = 100
 
 WEIGHT_SUM: Final = 64
 

@@ -50,7 +50,7 @@ def decode_image(path: Path, *, image_size: int) -> DecodedImage:
 
 
 def _decode(data: bytes, image_size: int) -> npt.NDArray[np.uint8]:
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         with Image.open(io.BytesIO(data)) as image:
@@ -66,9 +66,12 @@ def _decode(data: bytes, image_size: int) -> npt.NDArray[np.uint8]:
         ) from error
     # Decoders of damaged bytes raise nearly anything: OSError, SyntaxError, struct.error, ...
     except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        if isinstance(error, UnidentifiedImageError):  # its text is the address of our buffer
+            reason = "this one cannot be recognised"
         raise UnreadableImage(
-            f"an image must be whole and of a format that Pillow knows, but: "
-            f"{type(error).__name__}: {error}; replace the file or remove it from the manifest"
+            f"an image must be whole and of a format that Pillow knows, but {reason}; "
+            f"replace the file or remove it from the manifest"
         ) from error
 
 

@@ -40,7 +40,7 @@ def build_loss(
             focusing = Focusing(mode_G=("fixed",) * 3, gamma_G=config.gamma.values_G)
             settings = {"bias": NO_BIAS, "focusing": focusing, "balance": config.balance}
         case NTRLossConfig():
-            scale = Factor((config.scale,) * 3)
+            scale = Factor(base_G=(config.scale,) * 3)
             settings = _biased(config) | {"factors": Factors(lambda1_neg=scale, lambda2_neg=scale)}
         case PGLossConfig():
             settings = _biased(config) | {
@@ -68,12 +68,16 @@ def build_loss(
 
 
 def _biased(config: NTRLossConfig | PGLossConfig) -> dict[str, Any]:
-    rebalance = Rebalance(config.rebalance_alpha, config.rebalance_beta, config.rebalance_mu)
+    rebalance = Rebalance(
+        alpha=config.rebalance_alpha, beta=config.rebalance_beta, mu=config.rebalance_mu
+    )
     return {
-        "bias": Bias(config.kappa, config.bias_over_scale),
+        "bias": Bias(kappa=config.kappa, over_scale=config.bias_over_scale),
         "rebalance": rebalance if config.rebalance_weight else None,
     }
 
 
 def _factor(base: PerGroup[float], mode: PerGroup[Mode]) -> Factor:
-    return Factor(base.values_G, tuple(value == "adaptive" for value in mode.values_G))
+    return Factor(
+        base_G=base.values_G, adaptive_G=tuple(value == "adaptive" for value in mode.values_G)
+    )

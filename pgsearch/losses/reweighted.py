@@ -12,7 +12,7 @@ from torch import Tensor
 from pgsearch.losses.numerics import at_least_float32
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Rebalance:
     """The smoothing of the re-balanced weight; μ is 0.3 for VOC-LT and 0.2 for COCO-LT."""
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -105,13 +106,14 @@ class _Run:
             if config.sampler == "class_aware"
             else UniformSampler(self.data.train.num_images, seed=trial.seed)
         )
-        if self.sampler.epoch_length < config.batch_size:
+        if config.iterations_per_epoch is None and self.sampler.epoch_length < config.batch_size:
             raise InvalidData(
                 [
                     f"{self.data.name}: an epoch draws {self.sampler.epoch_length} images, which "
                     f"is less than training.batch_size={config.batch_size}; use a smaller batch"
                 ]
             )
+        self.drawn = np.empty(0, dtype=np.int64)  # by the sampler, for epochs to come
         self.epoch = 0
         self.iteration = 0
 
@@ -126,6 +128,7 @@ class _Run:
             "model": self.model.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "sampler": self.sampler.state_dict(),
+            "drawn": torch.from_numpy(self.drawn),
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state(self.device) if cuda else None,
             "record": dataclasses.asdict(record),
@@ -139,6 +142,7 @@ class _Run:
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.sampler.load_state_dict(state["sampler"])
+        self.drawn = state["drawn"].numpy()
         torch.set_rng_state(state["random"])
         if state["random_cuda"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["random_cuda"], self.device)
@@ -151,7 +155,7 @@ class _Run:
         config = self.trial.training
         start = time.perf_counter()
         self.epoch += 1
-        indices = self.sampler.next_epoch()
+        indices = self._draw_epoch()
         num_steps = len(indices) // config.batch_size
         meter = ProbabilityMeter(self.groups_C)
         sums = {name: torch.zeros(self.data.num_classes, device=self.device) for name in FACTORS}
@@ -199,8 +203,22 @@ class _Run:
             weights_fingerprint=self.weights_fingerprint,
         )
 
+    def _draw_epoch(self) -> npt.NDArray[np.int64]:
+        """Return the images of an epoch in order: the sampler's own epoch, or a fixed number.
+
+        A fixed number takes the sampler's epochs as one stream, so that no draw is lost.
+        """
+        config = self.trial.training
+        if config.iterations_per_epoch is None:
+            return self.sampler.next_epoch()
+        num_draws = config.iterations_per_epoch * config.batch_size
+        while len(self.drawn) < num_draws:
+            self.drawn = np.concatenate([self.drawn, self.sampler.next_epoch()])
+        indices, self.drawn = self.drawn[:num_draws], self.drawn[num_draws:].copy()
+        return indices
+
     def _step(
-        self, indices_B: np.ndarray, positions_B: np.ndarray, rate: float
+        self, indices_B: npt.NDArray[np.int64], positions_B: npt.NDArray[np.int64], rate: float
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Tensor]]:
         config = self.trial.training
         train = self.data.train

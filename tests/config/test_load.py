@@ -210,12 +210,15 @@ def test_pruning_on_test_needs_its_map_while_a_trial_runs(tmp_path: Path) -> Non
 def test_a_grid_has_an_end(tmp_path: Path) -> None:
     text = GOOD.replace("trials: 10", "method: grid")
     assert any("a grid needs choices or a step" in p for p in problems(tmp_path, text))
-    text = text[: text.index("space:")] + """
+    text = (
+        text[: text.index("space:")]
+        + """
 space:
   loss.lambda1_neg: {type: float, low: 1, high: 2, step: 0.5, tied: true}
   loss.focusing: {type: categorical, choices: [none, fixed], tied: true}
   loss.gamma: {type: int, low: 1, high: 2, tied: true}
 """
+    )
     # gamma is a dimension only where focusing is fixed
     assert load_spec(write_spec(tmp_path, text)).num_trials == 3 * (1 + 2)
 

@@ -1,4 +1,5 @@
 import hashlib
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +30,9 @@ def test_bytes_of_the_default_are_pinned(default: MultiLabelDataset) -> None:
         ]
     }
     assert pinned == {
-        "train": ("", ""),
-        "validation": ("", ""),
-        "test": ("", ""),
+        "train": ("e6ca9aa9ff78b01a", "22ba069e496b7c91"),
+        "validation": ("a5c6ea74707edaec", "bbd6caa7f3fc3fde"),
+        "test": ("9339e976b4b99f9c", "4fb12680f315887f"),
     }
 
 
@@ -60,7 +61,7 @@ def test_digits_of_validation_and_test_are_equally_likely(
     default: MultiLabelDataset, split: str
 ) -> None:
     shares_C = getattr(default, split).targets_NC.mean(axis=0)
-    assert (0.12 < shares_C).all()
+    assert (shares_C > 0.12).all()
     assert (shares_C < 0.23).all()
 
 
@@ -76,7 +77,9 @@ def test_no_handwriting_is_in_two_splits() -> None:
     assert sorted(glyphs["train"] + glyphs["validation"] + glyphs["test"]) == everything
     for digit in range(10):
         num_glyphs = [len(by_split[split][digit]) for split in ("train", "validation", "test")]
-        np.testing.assert_allclose(np.divide(num_glyphs, sum(num_glyphs)), [0.5, 0.15, 0.35], atol=0.02)
+        np.testing.assert_allclose(
+            np.divide(num_glyphs, sum(num_glyphs)), [0.5, 0.15, 0.35], atol=0.02
+        )
 
 
 def test_each_split_is_drawn_from_its_own_handwriting(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,21 +105,28 @@ def test_each_split_is_drawn_from_its_own_handwriting(monkeypatch: pytest.Monkey
     assert seen == {"train": {0}, "validation": {1}, "test": {2}}
 
 
-def test_digits_hide_little_of_one_another() -> None:
+@pytest.mark.parametrize(("num_digits", "typical", "most"), [(2, 0.1, 0.4), (4, 0.35, 0.55)])
+def test_no_digit_is_hidden_by_another(num_digits: int, typical: float, most: float) -> None:
     rng = np.random.default_rng(0)
-    hidden = []
+    worst = []
     for _ in range(300):
         boxes: list[digits.Box] = []
-        for _ in range(4):
+        for _ in range(num_digits):
             boxes.append(digits._free_box(digits._glyph_size(48, rng), boxes, 48, rng))
-        covered = np.zeros((48, 48), dtype=int)
+        masks = []
         for top, left, height, width in boxes:
             assert 0 <= top <= 48 - height
             assert 0 <= left <= 48 - width
-            covered[top : top + height, left : left + width] += 1
-        hidden.append((covered > 1).sum() / sum(height * width for *_, height, width in boxes))
-    assert np.mean(hidden) < 0.1
-    assert np.max(hidden) < 0.3
+            masks.append(np.zeros((48, 48), dtype=bool))
+            masks[-1][top : top + height, left : left + width] = True
+        worst.append(
+            max(
+                (one & other).sum() / min(one.sum(), other.sum())
+                for one, other in itertools.combinations(masks, 2)
+            )
+        )
+    assert np.mean(worst) < typical
+    assert max(worst) < most
 
 
 def test_a_digit_is_lighter_than_what_it_is_written_on() -> None:
@@ -139,12 +149,25 @@ def test_stretching_is_linear_interpolation() -> None:
 
 
 @pytest.mark.parametrize("argument", ["seed", "image_size", "max_count", "num_test"])
-def test_arguments_do_not_share_a_cache_entry(cache_dir: Path, argument: str) -> None:
+def test_arguments_do_not_share_a_cache_entry(tmp_path: Path, argument: str) -> None:
     base = {"seed": 0, "image_size": 40, "max_count": 30, "num_test": 12}
-    one = _small(cache_dir, **base)
-    other = _small(cache_dir, **(base | {argument: base[argument] + 8}))
-    assert one.fingerprint != other.fingerprint
-    assert _small(cache_dir, **base).fingerprint == one.fingerprint
+    changed = base | {argument: base[argument] + 8}
+    _small(tmp_path / "shared", **base)
+    beside_another = _small(tmp_path / "shared", **changed)
+    alone = _small(tmp_path / "own", **changed)
+    for one, other in [
+        (beside_another.train, alone.train),
+        (beside_another.validation, alone.validation),
+        (beside_another.test, alone.test),
+    ]:
+        np.testing.assert_array_equal(one.images_NHWC, other.images_NHWC)
+
+
+@pytest.mark.parametrize("argument", ["seed", "image_size", "max_count", "num_test"])
+def test_the_fingerprint_tells_what_differs(cache_dir: Path, argument: str) -> None:
+    base = {"seed": 0, "image_size": 40, "max_count": 30, "num_test": 12}
+    changed = base | {argument: base[argument] + 8}
+    assert _small(cache_dir, **changed).fingerprint != _small(cache_dir, **base).fingerprint
 
 
 def _small(cache_dir: Path, **arguments: int) -> MultiLabelDataset:

@@ -1,0 +1,111 @@
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pgsearch.analysis.tables import configurations, leaderboard, short_params
+from pgsearch.config import SearchSpec
+from pgsearch.errors import UsageError
+from pgsearch.results import EpochWriter, Ledger
+from pgsearch.search.study import SearchStudy
+from tests.records import epoch_record, grid, spec
+
+SCORES = {"BCE": (0.50, 0.54, 0.52), "PG": (0.60, 0.66, 0.63)}
+
+
+def finished(folder: Path, search: SearchSpec, scores: dict[str, tuple[float, ...]]) -> Ledger:
+    ledger = Ledger(folder)
+    ledger.begin(search)
+    study = SearchStudy(search, ledger)
+    taken = dict.fromkeys(scores, 0)
+    while (trial := study.next_trial()) is not None:
+        variant = trial.variant or "PG"
+        value = scores[variant][taken[variant]]
+        taken[variant] += 1
+        EpochWriter(ledger, trial, 1).append(epoch_record(4, value, last=True))
+        study.complete(trial.number)
+    return ledger
+
+
+def test_configurations_are_means_over_seeds(tmp_path: Path) -> None:
+    ledger = finished(tmp_path / "small", grid(seeds=[1, 2, 3]), SCORES)
+    frame = configurations([ledger])
+    assert frame["label"].tolist() == ["BCE", "PG"]
+    assert frame["n"].tolist() == [3, 3]
+    for row, variant in zip(frame.to_dict("records"), SCORES, strict=True):
+        assert row["tail.mean"] == pytest.approx(np.mean(SCORES[variant]))
+        assert row["tail.std"] == pytest.approx(np.std(SCORES[variant], ddof=1))
+
+
+def test_one_seed_has_no_standard_deviation(tmp_path: Path) -> None:
+    ledger = finished(tmp_path / "small", grid(), SCORES)
+    assert configurations([ledger])["total.std"].isna().all()
+
+
+def test_several_searches_in_one_table(tmp_path: Path) -> None:
+    first = finished(tmp_path / "a", grid(name="a"), SCORES)
+    second = finished(tmp_path / "b", grid(name="b", seeds=[1, 2]), SCORES)
+    frame = configurations([first, second])
+    assert list(zip(frame["search"], frame["n"], strict=True)) == [
+        ("a", 1), ("a", 1), ("b", 2), ("b", 2),
+    ]  # fmt: skip
+
+
+def test_what_does_not_compare_is_refused(tmp_path: Path) -> None:
+    first = finished(tmp_path / "a", grid(name="a"), SCORES)
+    longer = grid(name="b", training={"epochs": 4, "learning_rate": 0.5})
+    second = finished(tmp_path / "b", longer, SCORES)
+    configurations([first, second])  # another learning rate is another configuration, not a mix
+    other = grid(name="c", training={"epochs": 5})
+    ledger = Ledger(tmp_path / "c")
+    ledger.begin(other)
+    study = SearchStudy(other, ledger)
+    trial = study.next_trial()
+    assert trial is not None
+    EpochWriter(ledger, trial, 1).append(epoch_record(5, 0.5, last=True))
+    study.complete(0)
+    with pytest.raises(UsageError, match=r"different numbers of epochs \(4.*: a; 5.*: c\)"):
+        configurations([first, ledger])
+    assert len(configurations([first, ledger], allow_mixed=True)) == 3
+
+
+def test_nothing_complete_is_said(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "small")
+    ledger.begin(spec())
+    SearchStudy(spec(), ledger).next_trial()
+    with pytest.raises(UsageError, match="no complete trial in small yet"):
+        configurations([ledger])
+
+
+def test_the_leaderboard_puts_the_best_first_and_failures_last(tmp_path: Path) -> None:
+    search = spec(trials=4, pruner={"name": "threshold", "lower": 0.2})
+    ledger = Ledger(tmp_path / "small")
+    ledger.begin(search)
+    study = SearchStudy(search, ledger)
+    for value in (0.5, 0.7):
+        trial = study.next_trial()
+        assert trial is not None
+        EpochWriter(ledger, trial, 1).append(epoch_record(4, value, last=True))
+        study.complete(trial.number)
+    study.next_trial()
+    study.fail(2, "broken")
+    trial = study.next_trial()
+    assert trial is not None
+    row = EpochWriter(ledger, trial, 1).append(epoch_record(1, 0.1))
+    assert study.observe(3, 1, row)
+    study.prune(3)
+    frame = leaderboard(ledger)
+    assert frame["number"].tolist() == [1, 0, 3, 2]
+    assert frame["state"].tolist() == ["COMPLETE", "COMPLETE", "PRUNED", "FAIL"]
+    assert frame["value"].tolist()[:2] == [0.7, 0.5]
+    assert math.isnan(frame["map.test.total"].tolist()[2])  # a pruned trial was never tested
+    assert frame["error"].tolist()[3] == "broken"
+
+
+def test_parameters_in_the_papers_signs() -> None:
+    params = {"loss.lambda1_neg.tail": 2.345678, "loss.focusing": "fixed", "loss.lambda0": 2.0,
+              "loss.lambda2_pos_mode": "adaptive", "training.learning_rate": 0.01}  # fmt: skip
+    assert short_params(params) == (
+        "λ1-.tail=2.35 focusing=fixed λ0=2 λ2+mode=adaptive training.learning_rate=0.01"
+    )
