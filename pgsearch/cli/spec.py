@@ -115,8 +115,17 @@ def plan(
     typer.echo(yaml.safe_dump(sampled, sort_keys=False, default_flow_style=None).rstrip())
 
 
-def schema() -> None:
-    """Print the JSON Schema of specs, for editors."""
+def schema(
+    columns: Annotated[
+        bool, typer.Option("--columns", help="Describe the columns of the results instead.")
+    ] = False,
+) -> None:
+    """Print the JSON Schema of specs, for editors, or describe the results."""
+    if columns:
+        from pgsearch.results.schema import columns_as_markdown
+
+        typer.echo(columns_as_markdown())
+        return
     from pgsearch.config import SearchSpec
 
     definition = SearchSpec.model_json_schema()

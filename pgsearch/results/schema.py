@@ -208,6 +208,37 @@ def trial_schema() -> pa.Schema:
     return _schema(columns + _configuration_columns(), "trials")
 
 
+def columns_as_markdown() -> str:
+    """Return the description of all columns, which `results/README.md` holds."""
+    lines = [
+        "# Results",
+        "",
+        "One folder per search. Everything in it can be read without pgsearch:",
+        "",
+        "```python",
+        "import pandas as pd",
+        'epochs = pd.read_parquet("results/NAME/epochs")  # one row per trial and epoch',
+        'trials = pd.read_parquet("results/NAME/trials")  # one row per trial',
+        "```",
+        "",
+        f"Schema version {SCHEMA_VERSION}. Undefined and not measured numbers are null, never 0. "
+        "A column of a setting that a trial's loss or data set does not have is null. This file "
+        "is what `pgsearch schema --columns` prints.",
+    ]
+    for title, schema in (("epochs", epoch_schema()), ("trials", trial_schema())):
+        lines += ["", f"## {title}", "", "| column | type | meaning |", "|---|---|---|"]
+        for column in schema:
+            meaning = column.metadata[b"description"].decode().replace("|", "\\|")
+            lines.append(f"| `{column.name}` | {_short_type(column.type)} | {meaning} |")
+    return "\n".join(lines)
+
+
+def _short_type(kind: pa.DataType) -> str:
+    if pa.types.is_list(kind):
+        return f"list of {_short_type(kind.value_type)}"
+    return "UTC time" if pa.types.is_timestamp(kind) else str(kind)
+
+
 def _configuration_columns() -> list[tuple[str, pa.DataType, str]]:
     return [
         (leaf.path, _ARROW_TYPES[leaf.type], leaf.description) for leaf in configuration_leaves()

@@ -20,7 +20,12 @@ from pgsearch.results import (
     read_epochs,
     read_trials,
 )
-from pgsearch.results.schema import SCHEMA_VERSION, epoch_schema, trial_schema
+from pgsearch.results.schema import (
+    SCHEMA_VERSION,
+    columns_as_markdown,
+    epoch_schema,
+    trial_schema,
+)
 from pgsearch.results.storage import replace_file
 from tests.records import epoch_record, grid, spec, trial
 
@@ -80,6 +85,12 @@ def test_every_column_is_described() -> None:
     for schema in (epoch_schema(), trial_schema()):
         assert all(field.metadata[b"description"] for field in schema)
         assert schema.metadata[b"pgsearch.schema_version"] == str(SCHEMA_VERSION).encode()
+
+
+def test_the_description_of_the_results_is_up_to_date() -> None:
+    readme = Path(__file__).resolve().parents[2] / "results" / "README.md"
+    fix = "run: pgsearch schema --columns > results/README.md"
+    assert readme.read_text() == columns_as_markdown() + "\n", fix
 
 
 def test_a_known_epoch_stays_as_it_was_first_recorded(tmp_path: Path) -> None:
