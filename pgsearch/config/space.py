@@ -220,7 +220,8 @@ def _dimensions(path: str, parameter: Any, base: Mapping[str, Any]) -> Iterator[
         close = difflib.get_close_matches(path, stems, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
         raise ValueError(
-            f"{path} is not a value of this configuration, whose loss is {base.get('loss.name')}{hint}"
+            f"{path} is not a value of this configuration, whose loss is "
+            f"{base.get('loss.name')}{hint}"
         )
     if parameter.tied:
         whole = set(parameter.groups) == set(GROUPS)

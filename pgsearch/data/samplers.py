@@ -53,6 +53,12 @@ class ClassAwareSampler:
     Source: Shen et al., ECCV 2016 (doi:10.1007/978-3-319-46478-7_29), as in the code of Wu et al.,
     ECCV 2020 (doi:10.1007/978-3-030-58548-8_10): 3 images per turn, and an epoch as long as
     `num_classes` times the images of the largest class, reduced by 4.
+
+    Args:
+        targets_NC: 0/1 targets of the training images, shape `[N, C]`.
+        seed: of all shuffles.
+        num_samples_per_class: images that a class gives when it is its turn.
+        reduce: divides the length of an epoch.
     """
 
     def __init__(
@@ -63,12 +69,6 @@ class ClassAwareSampler:
         num_samples_per_class: int = 3,
         reduce: int = 4,
     ) -> None:
-        """Args:
-        targets_NC: 0/1 targets of the training images, shape `[N, C]`.
-        seed: of all shuffles.
-        num_samples_per_class: images that a class gives when it is its turn.
-        reduce: divides the length of an epoch.
-        """
         self._images_of_class = [np.flatnonzero(column) for column in targets_NC.T]
         empty = [c for c, images in enumerate(self._images_of_class) if not images.size]
         if empty or not self._images_of_class:

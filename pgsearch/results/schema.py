@@ -217,6 +217,7 @@ def columns_as_markdown() -> str:
         "",
         "```python",
         "import pandas as pd",
+        "",
         'epochs = pd.read_parquet("results/NAME/epochs")  # one row per trial and epoch',
         'trials = pd.read_parquet("results/NAME/trials")  # one row per trial',
         "```",

@@ -137,7 +137,8 @@ class SearchStudy:
     def complete(self, number: int) -> TrialRecord:
         """Record a trial that reached its last epoch; FAIL if an objective is undefined there."""
         row = self._ledger.epochs(number)[-1]
-        self.observe(number, row["epoch"], row)  # too late to prune, but others are compared with it
+        # Too late to prune it, but others are compared with it.
+        self.observe(number, row["epoch"], row)
         values = {o.column: row.get(o.column) for o in self._spec.objective}
         defined = [float(v) for v in values.values() if v is not None and math.isfinite(v)]
         if len(defined) < len(values):

@@ -20,7 +20,8 @@ PRESETS = sorted((ROOT / "search_spaces").glob("**/*.yaml"))
 def pgsearch(*arguments: str, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "pgsearch.cli", *arguments],
-        cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True, check=False, timeout=120,
+        cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True, check=False,
+        timeout=120,
     )  # fmt: skip
 
 
@@ -199,7 +200,8 @@ def test_train_saves_and_goes_on(tmp_path: Path) -> None:
     command = [
         "train", "search_spaces/digits_baselines.yaml", "--variant", "BCE (RS)",
         "data.max_count=60", "data.image_size=32", "data.head_min=30", "training.epochs=2",
-        "training.decay_epochs=[1]", "training.iterations_per_epoch=4", "--save", str(tmp_path / "t"),
+        "training.decay_epochs=[1]", "training.iterations_per_epoch=4",
+        "--save", str(tmp_path / "t"),
     ]  # fmt: skip
     result = pgsearch(*command)
     assert result.returncode == 0, result.stderr

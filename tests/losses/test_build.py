@@ -1,4 +1,4 @@
-"""Each configuration of a loss against the reference, so that no setting lands in another's place."""
+"""Each configuration of a loss against the reference: no setting lands in another's place."""
 
 from typing import Any
 
@@ -13,10 +13,10 @@ from tests.records import spec
 
 ONES, FIXED = (1.0, 1.0, 1.0), (False, False, False)
 PLAIN: dict[str, Any] = {
-    "settings": {
-        name: (ONES, FIXED) for name in ("lambda1_neg", "lambda2_neg", "lambda1_pos", "lambda2_pos")
-    }
-    | {name: ((0.0, 0.0, 0.0), FIXED) for name in ("focusing_neg", "focusing_pos")},
+    "settings": dict.fromkeys(
+        ("lambda1_neg", "lambda2_neg", "lambda1_pos", "lambda2_pos"), (ONES, FIXED)
+    )
+    | dict.fromkeys(("focusing_neg", "focusing_pos"), ((0.0, 0.0, 0.0), FIXED)),
     "focal_logit": "scaled",
     "kappa": 0.0,
     "over_scale": False,

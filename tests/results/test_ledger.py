@@ -242,9 +242,9 @@ def test_an_older_file_without_a_later_column_is_read(tmp_path: Path) -> None:
 
 
 def test_a_second_driver_is_refused_and_told_who_holds_it(tmp_path: Path) -> None:
-    with DriverLock(tmp_path):
-        with pytest.raises(StorageError, match=rf"another driver .*pid {os.getpid()}"):
-            DriverLock(tmp_path).__enter__()
+    held_by_us = pytest.raises(StorageError, match=rf"another driver .*pid {os.getpid()}")
+    with DriverLock(tmp_path), held_by_us:
+        DriverLock(tmp_path).__enter__()
     with DriverLock(tmp_path):
         pass
 
