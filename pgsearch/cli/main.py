@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from pgsearch.cli import read, run, spec
-from pgsearch.errors import EXIT_INTERNAL, PgsearchError
+from pgsearch.errors import EXIT_INTERNAL, EXIT_INTERRUPTED, PgsearchError
 
 app = typer.Typer(
     name="pgsearch",
@@ -38,6 +38,7 @@ def main() -> None:
         console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        sys.exit(130)
+        Console(stderr=True).print("interrupted; repeat the command to go on")
+        sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:
         sys.exit(EXIT_INTERNAL)

@@ -5,17 +5,11 @@ Shapes: N images, H = W pixels, C classes.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from pgsearch.errors import InvalidData
-
-Triple = tuple[float, float, float]
-
-IMAGENET_MEAN: Final[Triple] = (0.485, 0.456, 0.406)
-IMAGENET_STD: Final[Triple] = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +34,6 @@ class MultiLabelDataset:
     """A data set with its splits.
 
     `fingerprint` identifies the contents: the same on every machine and after every rebuild.
-    `mean` and `std` per channel, on a scale of 0 to 1, are what its images are normalised with.
     """
 
     name: str
@@ -49,8 +42,6 @@ class MultiLabelDataset:
     validation: Split
     test: Split
     fingerprint: str
-    mean: Triple = IMAGENET_MEAN
-    std: Triple = IMAGENET_STD
 
     @property
     def num_classes(self) -> int:

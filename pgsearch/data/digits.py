@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pgsearch.data.cache import Array, ArrayPlan, cached_arrays
-from pgsearch.data.dataset import MultiLabelDataset, Split, Triple
+from pgsearch.data.dataset import MultiLabelDataset, Split
 from pgsearch.data.long_tail import pareto_profile
 from pgsearch.provenance import fingerprint
 
@@ -64,10 +64,6 @@ OVERLAP_PERCENT: Final = 10
 PLACES_TRIED: Final = 100
 
 WEIGHT_SUM: Final = 64
-
-# Measured on the training scenes of the default seed and rounded.
-MEAN: Final[Triple] = (0.3, 0.3, 0.3)
-STD: Final[Triple] = (0.13, 0.13, 0.13)
 
 
 def load_digits_scenes(
@@ -121,8 +117,6 @@ def load_digits_scenes(
         validation=_split("validation", images, targets),
         test=_split("test", images, targets),
         fingerprint=_contents_fingerprint(images, targets),
-        mean=MEAN,
-        std=STD,
     )
     dataset.check()
     return dataset

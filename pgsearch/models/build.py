@@ -1,5 +1,6 @@
 """From the configuration of a model to the model."""
 
+import torch
 from torch import nn
 
 from pgsearch.config.model import ModelConfig
@@ -30,7 +31,9 @@ def build_model(config: ModelConfig, num_classes: int) -> nn.Module:
 
 
 def check_model(config: ModelConfig) -> None:
-    """Raise what `build_model` would about the weights' file, without building anything."""
+    """Raise what `build_model` would, short of reading the weights: nothing is allocated."""
+    with torch.device("meta"):
+        build_model(config.model_copy(update={"weights": RANDOM}), num_classes=1)
     weight_files.check_weights(config.backbone, _weights(config))
 
 

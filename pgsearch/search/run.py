@@ -98,7 +98,8 @@ def run_search(
         if any(not r.state.is_finished for r in study.records.values()) or (
             len(study.records) < spec.num_trials
         ):
-            with _stop_on_signals(control), _ray(address) as num_places:
+            # In this order: Ray takes SIGTERM for itself when it starts.
+            with _ray(address) as num_places, _stop_on_signals(control):
                 from pgsearch.search.tune import Adapter  # after Ray's settings
 
                 adapter = Adapter(ledger.folder, study, control, listener)

@@ -176,12 +176,6 @@ def _small(cache_dir: Path, **arguments: int) -> MultiLabelDataset:
     )
 
 
-def test_mean_and_std_fit_the_scenes(default: MultiLabelDataset) -> None:
-    scaled = default.train.images_NHWC / 255
-    np.testing.assert_allclose(default.mean, scaled.mean(axis=(0, 1, 2)), atol=0.01)
-    np.testing.assert_allclose(default.std, scaled.std(axis=(0, 1, 2)), atol=0.01)
-
-
 def test_scenes_too_small_for_four_digits_are_refused(cache_dir: Path) -> None:
     with pytest.raises(ValueError, match="at least 32 pixels, got 16"):
         load_digits_scenes(cache_dir=cache_dir, image_size=16)
