@@ -114,13 +114,13 @@ class SearchProgress:
         self._live.update(self._picture())
 
     def _picture(self) -> Group:
-        table = Table(box=box.SIMPLE_HEAD)
-        table.add_column("trial", justify="right")
-        table.add_column("state")
-        table.add_column("epoch", justify="right")
+        table = Table(box=box.SIMPLE_HEAD, expand=True)
+        table.add_column("trial", justify="right", no_wrap=True, min_width=5)
+        table.add_column("state", no_wrap=True, min_width=8)
+        table.add_column("epoch", justify="right", no_wrap=True, min_width=5)
         for part in PARTS:
-            table.add_column(part, justify="right")
-        table.add_column("factors", overflow="ellipsis", no_wrap=True)
+            table.add_column(part, justify="right", no_wrap=True, min_width=6)
+        table.add_column("factors", overflow="fold", ratio=1)  # gives way to the numbers
         running = [n for n in self._records if n not in set(self._ended)]
         for number in [*self._ended[-ENDED_TRIALS_SHOWN:], *running]:
             record, row = self._records[number], self._rows.get(number, {})

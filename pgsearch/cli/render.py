@@ -6,12 +6,14 @@ from collections.abc import Sequence
 import pandas as pd
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from pgsearch.analysis.tables import PARTS, short_params
 from pgsearch.config import SearchSpec
 
 MISSING = "–"
+TEXT_COLUMNS = ("search", "configuration", "parameters", "state")
 
 
 def configurations(frame: pd.DataFrame, split: str, style: str) -> None:
@@ -78,21 +80,20 @@ def _print(
         sys.stdout.write("\n".join(f"| {x} |" if i else x for i, x in enumerate(lines)) + "\n")
         return
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    last = len(header) - 1
     for i, name in enumerate(header):
-        is_text = name in ("search", "configuration", "parameters", "state")
-        table.add_column(
-            name,
-            justify="left" if is_text else "right",
-            no_wrap=not is_text or (i < last and i == 0),
-            overflow="fold",
-        )
+        longest = max(len(cells[i]) for cells in [header, *rows])
+        if name in TEXT_COLUMNS:
+            table.add_column(name, overflow="fold", min_width=min(20, longest))
+        else:
+            table.add_column(name, justify="right", no_wrap=True, min_width=longest)
     for row, marks in zip(rows, bold, strict=True):
-        table.add_row(*(f"[bold]{c}[/]" if b else c for c, b in zip(row, marks, strict=True)))
+        cells = [escape(cell) for cell in row]  # a name may hold brackets
+        table.add_row(*(f"[bold]{c}[/]" if b else c for c, b in zip(cells, marks, strict=True)))
     console = Console()
-    if not console.is_terminal:  # a pipe or a file has no width to fit
-        console = Console(width=200)
-    console.print(table)
+    needed = console.measure(table, options=console.options.update(max_width=1000)).minimum
+    # A pipe or a file has no width to fit; and a number that is cut is worse than a long line.
+    width = max(console.width if console.is_terminal else 200, needed)
+    Console(width=width).print(table)
 
 
 def _mean_and_std(mean: float, std: float) -> str:
