@@ -59,6 +59,10 @@ class StorageError(PgsearchError):
     exit_code = 5
 
 
+class AttemptReplaced(PgsearchError):
+    """A newer execution of this trial has begun: end quietly and record nothing more."""
+
+
 class NonFiniteLoss(PgsearchError):
     """Training produced a number that is not finite: the trial fails and is never retried."""
 

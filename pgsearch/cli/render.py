@@ -87,8 +87,8 @@ def _print(
         else:
             table.add_column(name, justify="right", no_wrap=True, min_width=longest)
     for row, marks in zip(rows, bold, strict=True):
-        cells = [escape(cell) for cell in row]  # a name may hold brackets
-        table.add_row(*(f"[bold]{c}[/]" if b else c for c, b in zip(cells, marks, strict=True)))
+        texts = [escape(cell) for cell in row]  # a name may hold brackets
+        table.add_row(*(f"[bold]{t}[/]" if b else t for t, b in zip(texts, marks, strict=True)))
     console = Console()
     needed = console.measure(table, options=console.options.update(max_width=1000)).minimum
     # A pipe or a file has no width to fit; and a number that is cut is worse than a long line.

@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 from pgsearch.class_groups import GROUPS
 from pgsearch.config import SearchSpec, TrialSpec, flatten, parse_spec
-from pgsearch.errors import IncompatibleResume, StorageError
+from pgsearch.errors import AttemptReplaced, IncompatibleResume, StorageError
 from pgsearch.provenance import provenance, utc_now
 from pgsearch.results.schema import (
     SCHEMA_VERSION,
@@ -154,7 +154,7 @@ class Ledger:
 
     def trials(self) -> list[TrialRecord]:
         """Return all trials by number. Raises StorageError naming a file that is damaged."""
-        rows = [row for path in self.files("trials") for row in read_rows(path)]
+        rows = [row for path in self.files("trials") for row in _read_rows(path)]
         return [_trial_record(row) for row in sorted(rows, key=lambda row: int(row["number"]))]
 
     # ------------------------------------------------------------ epochs
@@ -162,7 +162,7 @@ class Ledger:
     def epochs(self, number: int) -> list[dict[str, Any]]:
         """Return the recorded epochs of a trial, as rows in order. Raises StorageError."""
         path = self.file("epochs", number)
-        return read_rows(path) if path.exists() else []
+        return _read_rows(path) if path.exists() else []
 
     def claim_attempt(self, number: int) -> int:
         """Begin an execution of a trial and return its number, from 1.
@@ -230,13 +230,14 @@ class EpochWriter:
         """Record an epoch and return its row; one that is recorded already stays as it is.
 
         Raises:
-            StorageError: it cannot be written, or a newer execution of this trial has begun.
+            StorageError: it cannot be written.
+            AttemptReplaced: a newer execution of this trial has begun.
         """
         for row in self._rows:
             if row["epoch"] == record.epoch:
                 return row
         if not self._ledger.is_newest_attempt(self._trial.number, self._attempt):
-            raise StorageError(
+            raise AttemptReplaced(
                 f"{self._trial.uid}: attempt {self._attempt} was replaced by a newer one and "
                 "records nothing more"
             )
@@ -287,17 +288,19 @@ class DriverLock:
 # ---------------------------------------------------------------- rows and files
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of one file of the ledger. Raises StorageError naming a damaged file."""
+def read_table(path: Path) -> pa.Table:
+    """Return one file of the ledger. Raises StorageError naming a damaged file."""
     try:
-        return list(
-            pq.read_table(path, page_checksum_verification=True, partitioning=None).to_pylist()
-        )
+        return pq.read_table(path, page_checksum_verification=True, partitioning=None)
     except (OSError, pa.ArrowException) as error:
         raise StorageError(
-            f"{path}: damaged or not a Parquet file ({str(error).splitlines()[0]}); move it away "
-            "to go on without it"
+            f"{path}: damaged or not a Parquet file ({str(error).splitlines()[0]}); restore it "
+            "from a copy, or begin the search again under another name"
         ) from None
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    return list(read_table(path).to_pylist())
 
 
 def _write_rows(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
@@ -305,10 +308,9 @@ def _write_rows(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> No
     if unknown:
         raise KeyError(f"no column for {sorted(unknown)}")
     table = pa.Table.from_pylist(rows, schema=schema)
-    replace_file(
-        path,
-        lambda file: pq.write_table(table, file, compression="zstd", write_page_checksum=True),
-    )
+    buffer = pa.BufferOutputStream()
+    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
+    replace_file(path, lambda file: file.write(buffer.getvalue()))
 
 
 def _epoch_row(record: EpochRecord, trial: TrialSpec, attempt: int) -> dict[str, Any]:

@@ -4,10 +4,9 @@ import difflib
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pgsearch.errors import StorageError, UsageError
-from pgsearch.results.ledger import Ledger
+from pgsearch.errors import UsageError
+from pgsearch.results.ledger import Ledger, read_table
 from pgsearch.results.schema import epoch_schema, trial_schema
 
 
@@ -38,14 +37,6 @@ def read_trials(ledger: Ledger) -> pa.Table:
 
 
 def _read(files: list[Path], schema: pa.Schema, order: list[tuple[str, str]]) -> pa.Table:
-    tables = [schema.empty_table()]
-    for path in files:
-        try:
-            tables.append(pq.read_table(path, page_checksum_verification=True, partitioning=None))
-        except (OSError, pa.ArrowException) as error:
-            raise StorageError(
-                f"{path}: damaged or not a Parquet file ({str(error).splitlines()[0]}); move it "
-                "away to go on without it"
-            ) from None
+    tables = [schema.empty_table(), *(read_table(path) for path in files)]
     # An older file lacks the columns that came later: they read as null.
     return pa.concat_tables(tables, promote_options="default").sort_by(order)

@@ -4,8 +4,9 @@ Measured on Ray 2.60: Tune's own restore loses acknowledged epochs after a kill 
 each run is a fresh Tune experiment over the ledger, whose state on disk is thrown away.
 """
 
+import contextlib
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from ray.tune.search import Searcher
 
 from pgsearch.class_groups import GROUPS
 from pgsearch.config import SearchSpec, TrialSpec
-from pgsearch.errors import PgsearchError, StorageError
+from pgsearch.errors import AttemptReplaced, PgsearchError, StorageError
 from pgsearch.results import EpochRecord, EpochWriter, Ledger, TrialRecord
 from pgsearch.search.control import Listener, SearchControl
 from pgsearch.search.study import SearchStudy
@@ -45,6 +46,8 @@ def train_trial(config: dict[str, Any]) -> None:
     try:
         writer = EpochWriter(ledger, trial, ledger.claim_attempt(trial.number))
         fit(trial, report=report, checkpoints=Checkpoints(ledger.checkpoint_file(trial.number)))
+    except AttemptReplaced:
+        return
     except StorageError as error:
         tune.report({"storage_error": str(error)})
     except PgsearchError as error:
@@ -93,7 +96,9 @@ class Adapter:
 
     def place(self, trial_id: str) -> dict[str, Any] | None:
         """Return the next trial as Tune's config; None when there is none."""
-        trial = None if self.control.should_stop else self.study.next_trial()
+        trial: TrialSpec | None = None
+        with self._storage_errors_stop_the_search():
+            trial = None if self.control.should_stop else self.study.next_trial()
         if trial is None:
             return None
         self.numbers[trial_id] = trial.number
@@ -106,6 +111,11 @@ class Adapter:
 
     def take_report(self, number: int, report: Mapping[str, Any]) -> bool:
         """Take a report to the study; return whether the trial goes on."""
+        with self._storage_errors_stop_the_search():
+            return self._take_report(number, report)
+        return False
+
+    def _take_report(self, number: int, report: Mapping[str, Any]) -> bool:
         record = self.study.records[number]
         if record.state.is_finished:
             return False
@@ -127,10 +137,20 @@ class Adapter:
     def take_loss(self, trial_id: str) -> None:
         """Record a trial whose worker was lost more often than the spec allows."""
         number = self.numbers[trial_id]
-        if not self.study.records[number].state.is_finished:
+        with self._storage_errors_stop_the_search():
+            if self.study.records[number].state.is_finished:
+                return
             reason = self.worker_errors.get(number, "the reason is not known")
             error = f"its worker was lost more than max_retries times; the last time: {reason}"
             self._ended(self.study.fail(number, error))
+
+    @contextlib.contextmanager
+    def _storage_errors_stop_the_search(self) -> Iterator[None]:
+        # Raised inside Tune, an error would end as Tune's own, with a traceback.
+        try:
+            yield
+        except StorageError as error:
+            self.control.storage_error = str(error)
 
     def _ended(self, record: TrialRecord) -> None:
         self.study.remove_checkpoints(record.number)

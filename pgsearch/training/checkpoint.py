@@ -1,5 +1,6 @@
 """The newest state of a trial, in one file that is whole or absent."""
 
+import io
 import pickle
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ class Checkpoints:
 
     def save(self, state: dict[str, Any]) -> None:
         """Replace the state. Raises StorageError."""
-        replace_file(self.path, lambda file: torch.save(state, file))
+        buffer = io.BytesIO()  # torch hides the reason when it cannot write to a file itself
+        torch.save(state, buffer)
+        replace_file(self.path, lambda file: file.write(buffer.getbuffer()))
 
     def load(self) -> dict[str, Any] | None:
         """Return the newest state, or None before the first.

@@ -76,7 +76,9 @@ pg_settings = st.builds(
         st.sampled_from(FOCAL_LOGITS),
     ),
     st.builds(Bias, st.sampled_from([0.0, 0.05, 0.3]), st.booleans()),
-    st.one_of(st.none(), st.builds(Rebalance, st.floats(0.1, 0.6), st.floats(0, 1), scales)),
+    st.one_of(
+        st.none(), st.builds(Rebalance, mu=st.floats(0.1, 0.6), alpha=st.floats(0, 1), beta=scales)
+    ),
     st.sampled_from([1.0, 2.0]),
     st.sampled_from([None, 1.0, 3.0]),
 )

@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from pgsearch.errors import IncompatibleResume, StorageError, UsageError
+from pgsearch.errors import AttemptReplaced, IncompatibleResume, StorageError, UsageError
 from pgsearch.results import (
     DriverLock,
     EpochWriter,
@@ -108,7 +108,7 @@ def test_a_replaced_attempt_records_nothing_more(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     zombie = EpochWriter(ledger, trial(), ledger.claim_attempt(0))
     EpochWriter(ledger, trial(), ledger.claim_attempt(0)).append(epoch_record(1, 0.5))
-    with pytest.raises(StorageError, match="attempt 1 was replaced"):
+    with pytest.raises(AttemptReplaced, match="attempt 1 was replaced"):
         zombie.append(epoch_record(1, 0.9))
     assert ledger.epochs(0)[0]["map.validation.total"] == 0.5
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -46,10 +47,9 @@ class Search:
         return process.returncode, errors
 
     def epochs(self) -> pd.DataFrame:
-        try:
-            frame = pd.read_parquet(self.results / "small" / "epochs")
-        except FileNotFoundError:
+        if not self.ledger.files("epochs"):
             return pd.DataFrame({"number": [], "epoch": [], "recorded_utc": [], "attempt": []})
+        frame = pd.read_parquet(self.results / "small" / "epochs")
         return frame.sort_values(["number", "epoch"]).reset_index(drop=True)
 
     def wait_for_epochs(self, count: int, process: subprocess.Popen[str]) -> None:
@@ -164,3 +164,33 @@ def test_pruning_ends_trials_early(tmp_path: Path) -> None:
     assert TrialState.PRUNED in states
     assert len(search.epochs()) < 8 * 4
     assert len(list((search.results / "small" / "checkpoints").glob("*.pt"))) == 1
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 2 MB, which a checkpoint and a few rows fill."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small file system needs the right to mount")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def test_a_full_disk_stops_the_search_and_loses_nothing(tmp_path: Path, small_disk: Path) -> None:
+    search = Search(tmp_path)
+    search.results = small_disk
+    search.ledger = Ledger(small_disk / "small")
+    code, errors = search.run()
+    assert code == 5, errors
+    assert "the disk is full; free some space and repeat the command" in errors
+    assert "Traceback" not in errors
+    before = search.epochs()
+    assert not before.duplicated(["number", "epoch"]).any()
+    subprocess.run(["mount", "-o", "remount,size=100m", str(small_disk)], check=True)
+    code, errors = search.run()
+    assert code == 0, errors
+    assert_whole(search)
+    kept = before.merge(search.epochs(), on=["number", "epoch", "recorded_utc"])
+    assert len(kept) == len(before)
