@@ -65,9 +65,3 @@ class AttemptReplaced(PgsearchError):
 
 class NonFiniteLoss(PgsearchError):
     """Training produced a number that is not finite: the trial fails and is never retried."""
-
-
-class Interrupted(PgsearchError):
-    """The command was stopped from outside and can be continued by repeating it."""
-
-    exit_code = EXIT_INTERRUPTED

@@ -19,6 +19,8 @@ COMPARABLE_COLUMNS = {
     "data_fingerprint": "data sets",
     "training.epochs": "numbers of epochs",
     "iterations": "numbers of iterations",
+    "data.head_min": "thresholds of head classes",
+    "data.tail_below": "thresholds of tail classes",
 }
 
 
@@ -38,19 +40,21 @@ def final_epochs(ledger: Ledger) -> pd.DataFrame:
 def leaderboard(ledger: Ledger) -> pd.DataFrame:
     """Trials of a search, the best first by the first objective, then the pruned, then the rest.
 
-    Columns: number, state, seed, variant, epoch, value, `map.SPLIT.PART`, params, error.
+    Columns: number, state, seed, variant, configuration_id, epoch, value, `map.SPLIT.PART`,
+    params, error.
     """
     objective = ledger.spec().objective[0]
     frame = final_epochs(ledger)
     frame["value"] = [np.nan if v is None else v[0] for v in frame["values"]]
     frame["params"] = [json.loads(params) for params in frame["params"]]
-    order = {"COMPLETE": 0, "PRUNED": 1, "RUNNING": 2, "WAITING": 3, "FAIL": 4}
+    order = {"COMPLETE": 0, "PRUNED": 1, "RUNNING": 2, "FAIL": 3}
     frame["_state"] = frame["state"].map(order)
     shown = frame["value"].fillna(frame[objective.column])
     frame["_value"] = -shown if objective.direction == "maximize" else shown
     frame = frame.sort_values(["_state", "_value", "number"], kind="stable")
     maps = [f"map.{split}.{part}" for split in ("validation", "test") for part in PARTS]
-    columns = ["number", "state", "seed", "variant", "epoch", "value", *maps, "params", "error"]
+    columns = ["number", "state", "seed", "variant", "configuration_id", "epoch", "value"]
+    columns += [*maps, "params", "error"]
     return frame[columns].reset_index(drop=True)
 
 
@@ -66,13 +70,18 @@ def configurations(
 
     Returns:
         One row per configuration, in the order of its first trial; by search: search, variant,
-        label, n, and for each part `PART.mean` and `PART.std` (missing for n = 1), in [0, 1].
+        label, selected_on (the split that a search optimised), n, trials, and for each part
+        `PART.mean` and `PART.std` (missing for n = 1), in [0, 1].
 
     Raises:
         UsageError: the trials are not comparable, or none is complete.
     """
     frames = [final_epochs(ledger).assign(search=ledger.folder.name) for ledger in ledgers]
-    complete = [frame[frame["state"] == "COMPLETE"] for frame in frames]
+    # The same configuration and seed twice is one replicate, not two that agree.
+    complete = [
+        frame[frame["state"] == "COMPLETE"].drop_duplicates(["configuration_id", "seed"])
+        for frame in frames
+    ]
     together = pd.concat([frame.dropna(axis="columns", how="all") for frame in complete])
     if together.empty:
         names = ", ".join(ledger.folder.name for ledger in ledgers)
@@ -81,12 +90,15 @@ def configurations(
         _require_comparable(together)
     rows = []
     for ledger, frame in zip(ledgers, complete, strict=True):
-        labels = _labels(ledger.spec(), frame)
+        spec = ledger.spec()
+        labels = _labels(spec, frame)
+        splits = ", ".join(dict.fromkeys(o.split for o in spec.objective))
         for configuration, replicates in frame.groupby("configuration_id", sort=False):
             row: dict[str, Any] = {
                 "search": ledger.folder.name,
                 "variant": replicates["variant"].iloc[0],
                 "label": labels[str(configuration)],
+                "selected_on": splits if spec.method == "search" else None,
                 "n": len(replicates),
                 "trials": replicates["number"].tolist(),
             }
@@ -95,6 +107,23 @@ def configurations(
                 row[f"{part}.mean"], row[f"{part}.std"] = values.mean(), values.std(ddof=1)
             rows.append(row)
     return pd.DataFrame(rows)
+
+
+def best_configuration(ledger: Ledger) -> pd.DataFrame:
+    """Complete trials of the best configuration by its mean first objective over its seeds.
+
+    Only configurations with all their seeds count, if there is one. Empty before the first.
+    """
+    spec = ledger.spec()
+    frame = leaderboard(ledger)
+    complete = frame[frame["state"] == "COMPLETE"].drop_duplicates(["configuration_id", "seed"])
+    by_configuration = complete.groupby("configuration_id")["value"].agg(["mean", "size"])
+    whole = by_configuration[by_configuration["size"] == len(spec.seeds)]
+    means = (by_configuration if whole.empty else whole)["mean"]
+    if means.empty:
+        return complete
+    best = means.idxmax() if spec.objective[0].direction == "maximize" else means.idxmin()
+    return complete[complete["configuration_id"] == best]
 
 
 def _require_comparable(frame: pd.DataFrame) -> None:

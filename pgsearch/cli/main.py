@@ -9,6 +9,8 @@ from rich.markup import escape
 from pgsearch.cli import read, run, spec
 from pgsearch.errors import EXIT_INTERNAL, EXIT_INTERRUPTED, PgsearchError
 
+TYPER_INTERRUPTED = 130
+
 app = typer.Typer(
     name="pgsearch",
     help="Search the factors of probability-guided losses for long-tailed multi-label images.",
@@ -37,7 +39,9 @@ def main() -> None:
         console = Console(stderr=True, soft_wrap=True)
         console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+    except SystemExit as end:
+        if end.code != TYPER_INTERRUPTED:
+            raise
         Console(stderr=True).print("interrupted; repeat the command to go on")
         sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:

@@ -29,14 +29,15 @@ class Format(StrEnum):
 
 def status(search: Search, results: Results = DEFAULT_RESULTS, as_json: Json = False) -> None:
     """Show how a search stands: trials by state, the best so far, what runs, what failed."""
-    from pgsearch.analysis.tables import leaderboard, short_params
+    from pgsearch.analysis.tables import best_configuration, leaderboard, short_params
     from pgsearch.results import find_search
 
     ledger = find_search(search, results)
     spec = ledger.spec()
     frame = leaderboard(ledger)
     counts = Counter(frame["state"])
-    best = frame[frame["state"] == "COMPLETE"].head(1).to_dict("records")
+    replicates = best_configuration(ledger)
+    best = replicates.assign(value=replicates["value"].mean()).head(1).to_dict("records")
     if as_json:
         facts = {
             "search": spec.name,
@@ -53,8 +54,9 @@ def status(search: Search, results: Results = DEFAULT_RESULTS, as_json: Json = F
     typer.echo(f"{len(frame)} of {spec.num_trials} trials begun: {states or 'none'}")
     for row in best:
         typer.echo(
-            f"best: trial {row['number']}, {spec.objective[0].column} {row['value']:.4f}  "
-            f"{short_params(row['params'])}"
+            f"best: trial {row['number']}, {spec.objective[0].column} {row['value']:.4f}"
+            f"{f', the mean of {len(replicates)} seeds' if len(replicates) > 1 else ''}"
+            f"  {short_params(row['params'])}".rstrip()
         )
     for row in frame[frame["state"] == "RUNNING"].to_dict("records"):
         epoch = 0 if math.isnan(row["epoch"]) else int(row["epoch"])
@@ -113,35 +115,42 @@ def best(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show the best trial of a search, or emit a spec that trains it again with fresh seeds.
+    """Show the best configuration of a search, or emit a spec that trains it with fresh seeds.
 
-    Fresh, since the best of a search is partly luck of its seed.
+    The best by the mean of its seeds. Fresh, since the best of a search is partly luck of its seed.
     """
     import yaml
 
-    from pgsearch.analysis.tables import leaderboard, short_params
+    from pgsearch.analysis.tables import best_configuration, short_params
     from pgsearch.errors import UsageError
     from pgsearch.results import find_search
 
     ledger = find_search(search, results)
     spec = ledger.spec()
-    complete = leaderboard(ledger).query("state == 'COMPLETE'")
-    if complete.empty:
+    if len(spec.objective) > 1:
+        raise UsageError(
+            f"{search} has several objectives and so no single best; see "
+            f"pgsearch table {search} --leaderboard"
+        )
+    replicates = best_configuration(ledger)
+    if replicates.empty:
         raise UsageError(f"{search}: no complete trial yet; see pgsearch status {search}")
-    row = complete.head(1).to_dict("records")[0]
+    row = replicates.to_dict("records")[0]
+    score = f"{spec.objective[0].column} {replicates['value'].mean():.4f}"
+    if len(replicates) > 1:
+        score += f", the mean of {len(replicates)} seeds"
     if not emit_config and output is None:
         if as_json:
             typer.echo(json.dumps(_plain(row)))
             return
         typer.echo(f"trial {row['number']}, seed {row['seed']}, epoch {row['epoch']:.0f}")
-        typer.echo(f"{spec.objective[0].column} {row['value']:.4f}  {short_params(row['params'])}")
+        typer.echo(f"{score}  {short_params(row['params'])}")
         return
     variant = row["variant"] if isinstance(row["variant"], str) else None
     trial = spec.trial(int(row["number"]), row["params"], variant)
     first = max(spec.seeds) + 1
     text = (
-        f"# The best trial of {spec.name}: number {row['number']}, "
-        f"{spec.objective[0].column} {row['value']:.4f} with seed {row['seed']}.\n"
+        f"# The best configuration of {spec.name}: trial {row['number']}, {score}.\n"
     ) + yaml.safe_dump(
         {
             "name": f"{spec.name}_best",

@@ -22,9 +22,10 @@ def configurations(frame: pd.DataFrame, split: str, style: str) -> None:
     best = {part: frame[f"{part}.mean"].max() for part in PARTS}
     rows, bold = [], []
     for row in frame.to_dict("records"):
+        on_test = "test" in str(row["selected_on"])
         rows.append(
             [
-                str(row["search"]),
+                str(row["search"]) + (" (selected on test)" if on_test else ""),
                 str(row["label"]),
                 str(row["n"]),
                 *(_mean_and_std(row[f"{part}.mean"], row[f"{part}.std"]) for part in PARTS),

@@ -96,7 +96,7 @@ def plan(
         records: list[EpochRecord] = []
         short = trial.training.model_copy(update={"epochs": 1})
         fit(trial.model_copy(update={"training": short}), report=records.append)
-        seconds = records[0].train_seconds * epochs + records[0].evaluation_seconds
+        seconds = (records[0].train_seconds + records[0].evaluation_seconds) * epochs
         facts["seconds_per_trial"] = round(seconds, 1)
         facts["trial_hours_at_most"] = round(seconds * search.num_trials / 3600, 3)
         facts["peak_memory_gb"] = round(records[0].peak_memory_bytes / 1e9, 2)

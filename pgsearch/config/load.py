@@ -126,7 +126,7 @@ def _parse(path: Path) -> _Document:
             raise InvalidSpec([f"{path}: a spec is a mapping of keys to values"])
         places: dict[Location, str] = {}
         data = _build(loader, node, (), str(path), places)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         reason = getattr(error, "problem", None) or str(error)
@@ -169,7 +169,7 @@ def _parse_override(override: str, space: Iterable[str]) -> tuple[str, dict[str,
         )
     try:
         value = yaml.load(text, _Loader)  # noqa: S506 a SafeLoader
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):  # ValueError: a date that does not exist
         raise InvalidSpec([f"{COMMAND_LINE}: {override!r}: the value is not valid YAML"]) from None
     inside, _, rest = key.partition(".")
     if inside == "space" and rest:  # its keys hold dots themselves

@@ -53,7 +53,8 @@ class NTRLossConfig(_BiasedLossConfig):
 class PGLossConfig(_BiasedLossConfig):
     """The probability-guided loss (Eq. 10); PR, APR and APAF are settings of it.
 
-    PR: focusing none. APR: factors with mode adaptive. APAF: factors 1, kappa 0, focusing adaptive.
+    PR: focusing none. APR: that, with factors of mode adaptive. APAF: factors 1, kappa 0, no
+    re-balanced weight, focusing adaptive.
     """
 
     name: Literal["pg"]

@@ -59,16 +59,8 @@ class NSGAIIConfig(_SamplerConfig):
     population_size: int = Field(50, ge=2)
 
 
-class QMCConfig(_SamplerConfig):
-    """Quasi-random draws that cover the space evenly."""
-
-    name: Literal["qmc"]
-    qmc_type: Literal["sobol", "halton"] = "sobol"
-    scramble: bool = True
-
-
 SamplerConfig: TypeAlias = Annotated[
-    TPEConfig | RandomConfig | GPConfig | NSGAIIConfig | QMCConfig, Field(discriminator="name")
+    TPEConfig | RandomConfig | GPConfig | NSGAIIConfig, Field(discriminator="name")
 ]
 
 

@@ -100,9 +100,6 @@ class SearchSpec(Configuration):
             for values in grid(self.dimensions(variant), flatten(self.base(variant)))
         ]
 
-    def _variants(self) -> list[str | None]:
-        return [*self.variants] or [None]
-
     def variant_names(self) -> list[str | None]:
         """Return the variants in order; `[None]`, the base alone, where there are none."""
         return [*self.variants] or [None]
@@ -200,6 +197,10 @@ def _space_problems(spec: SearchSpec) -> Iterator[tuple[Location, str]]:
         within = f" in variant {variant!r}" if variant else ""
         misfit = False
         for path, parameter in spec.space.items():
+            if path.endswith(".name"):
+                misfit = True
+                yield ("space", path), "another kind of a section is a variant, not a parameter"
+                continue
             try:
                 expand({path: parameter}, base)
             except ValueError as error:
@@ -228,7 +229,7 @@ def _dimension_problems(
     settable = {target for d in dimensions for target in d.targets}
     combinations = 1
     for dimension in dimensions:
-        path = next(p for p in spec.space if dimension.name.startswith(p))
+        path = max((p for p in spec.space if f"{dimension.name}.".startswith(f"{p}.")), key=len)
         if not all(
             any(base.get(p) == v or p in settable for p in paths for v in values)
             for paths, values in dimension.conditions

@@ -127,7 +127,8 @@ class Dimension:
                 "a grid needs choices or a step, a continuous range has no end of values"
             )
         count = math.floor((parameter.high - parameter.low) / step + 1e-9) + 1
-        return tuple(parameter.low + i * step for i in range(count))
+        # 0.1 + 2 * 0.1 is above 0.3, so round what the arithmetic adds.
+        return tuple(min(parameter.high, round(parameter.low + i * step, 12)) for i in range(count))
 
     def problem(self, value: Any) -> str | None:
         """Say why `value` is outside the dimension, or return None."""
@@ -207,12 +208,12 @@ def grid(dimensions: Sequence[Dimension], base: Mapping[str, Any]) -> list[dict[
 
 def _dimensions(path: str, parameter: Any, base: Mapping[str, Any]) -> Iterator[Dimension]:
     given_when = parameter.when
-    when = IMPLIED_CONDITIONS.get(path, {}) if given_when is None else given_when
+    when = _implied(path, base) if given_when is None else given_when
     if path in base:  # a single value, or one group's value named outright
         stem, _, last = path.rpartition(".")
         groups: tuple[str, ...] = (last,) if last in GROUPS else ()
         if given_when is None:
-            when = IMPLIED_CONDITIONS.get(stem if groups else path, {})
+            when = _implied(stem if groups else path, base)
         yield Dimension(path, parameter, (path,), _conditions(when, groups, base))
         return
     if not all(f"{path}.{group}" in base for group in GROUPS):
@@ -232,6 +233,15 @@ def _dimensions(path: str, parameter: Any, base: Mapping[str, Any]) -> Iterator[
     for group in parameter.groups:
         target = f"{path}.{group}"
         yield Dimension(target, parameter, (target,), _conditions(when, (group,), base))
+
+
+def _implied(path: str, base: Mapping[str, Any]) -> Mapping[str, Scalar]:
+    """Return the conditions that go without saying, where the loss has what they read."""
+    return {
+        read: value
+        for read, value in IMPLIED_CONDITIONS.get(path, {}).items()
+        if any(name == read or name.startswith(f"{read}.") for name in base)
+    }
 
 
 def _conditions(

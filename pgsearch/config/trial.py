@@ -37,7 +37,7 @@ class TrialSpec(Configuration):
     @property
     def uid(self) -> str:
         """Name of the trial that stays the same through resumes."""
-        return f"{self.search}-{self.number:05d}"
+        return trial_uid(self.search, self.number)
 
     @property
     def configuration(self) -> dict[str, Any]:
@@ -48,6 +48,11 @@ class TrialSpec(Configuration):
     def configuration_id(self) -> str:
         """Fingerprint that replicates (other seeds of the same configuration) share."""
         return fingerprint(self.configuration)
+
+
+def trial_uid(search: str, number: int) -> str:
+    """Return the name of trial `number` of a search."""
+    return f"{search}-{number:05d}"
 
 
 class Leaf(NamedTuple):

@@ -143,11 +143,10 @@ class Ledger:
             "attempts": record.attempts,
             "epochs": record.epochs,
             "error": record.error,
-            "retry_of": record.retry_of,
             "wall_seconds": record.wall_seconds,
             "started_utc": record.started_utc,
             "ended_utc": record.ended_utc,
-            "pruner_state": json.dumps(record.pruner_state, sort_keys=True),
+            "optuna_state": json.dumps(record.optuna_state, sort_keys=True),
             **record.configuration,
         }
         _write_rows(self.file("trials", record.number), [row], trial_schema())
@@ -220,11 +219,12 @@ class EpochWriter:
     def __init__(self, ledger: Ledger, trial: TrialSpec, attempt: int) -> None:
         self._ledger, self._trial, self._attempt = ledger, trial, attempt
         self._rows = ledger.epochs(trial.number)
-
-    @property
-    def last_epoch(self) -> int:
-        """The newest recorded epoch; 0 before the first."""
-        return max((int(row["epoch"]) for row in self._rows), default=0)
+        for row in self._rows:
+            if (row["configuration_id"], row["seed"]) != (trial.configuration_id, trial.seed):
+                raise StorageError(
+                    f"{ledger.file('epochs', trial.number)}: holds epochs of another configuration "
+                    "or seed; begin in another folder, or move the file away"
+                )
 
     def append(self, record: EpochRecord) -> dict[str, Any]:
         """Record an epoch and return its row; one that is recorded already stays as it is.
@@ -373,11 +373,10 @@ def _trial_record(row: Mapping[str, Any]) -> TrialRecord:
         attempts=row["attempts"],
         epochs=row["epochs"],
         error=row["error"],
-        retry_of=row["retry_of"],
         wall_seconds=row["wall_seconds"],
         started_utc=row["started_utc"],
         ended_utc=row["ended_utc"],
-        pruner_state=json.loads(row["pruner_state"]),
+        optuna_state=json.loads(row["optuna_state"]),
         configuration={
             name: value
             for name, value in row.items()

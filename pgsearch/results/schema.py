@@ -17,14 +17,13 @@ SCHEMA_VERSION = 1
 class TrialState(StrEnum):
     """Life of a trial, in Optuna's words.
 
-    WAITING ──> RUNNING ──> COMPLETE   the last epoch is recorded
-                   │  ├───> PRUNED     the pruner ended it early
-                   │  └───> FAIL       an error, or a number that is not finite; never retried
-                   └──> RUNNING        its worker or the driver was lost; it goes on from its
-                                       newest checkpoint as another attempt
+    RUNNING ──> COMPLETE   the last epoch is recorded
+       │  ├───> PRUNED     the pruner ended it early
+       │  └───> FAIL       an error, or a number that is not finite; never retried
+       └──> RUNNING        its worker or the driver was lost; it goes on from its
+                           newest checkpoint as another attempt
     """
 
-    WAITING = "WAITING"
     RUNNING = "RUNNING"
     COMPLETE = "COMPLETE"
     PRUNED = "PRUNED"
@@ -94,13 +93,12 @@ class TrialRecord:
     attempts: int = 0
     epochs: int = 0
     error: str | None = None
-    retry_of: int | None = None
     wall_seconds: float | None = None
     """Training and evaluation over all recorded epochs."""
     started_utc: datetime | None = None
     ended_utc: datetime | None = None
-    pruner_state: dict[str, Any] = field(default_factory=dict)
-    """What Optuna's pruner remembers of the trial (its rungs)."""
+    optuna_state: dict[str, Any] = field(default_factory=dict)
+    """What Optuna's sampler and pruner remember of the trial (generation, rungs)."""
     configuration: dict[str, Any] = field(default_factory=dict)
     """The resolved configuration, flat."""
 
@@ -190,7 +188,7 @@ def trial_schema() -> pa.Schema:
         ("search", pa.string(), "name of the search"),
         ("trial", pa.string(), "uid of the trial, the same through resumes"),
         ("number", pa.int64(), "number of the trial in the search, from 0"),
-        ("state", pa.string(), "WAITING, RUNNING, COMPLETE, PRUNED or FAIL"),
+        ("state", pa.string(), "RUNNING, COMPLETE, PRUNED or FAIL"),
         ("variant", pa.string(), "name of the variant in an ablation"),
         ("seed", pa.int64(), "seed of the training"),
         ("configuration_id", pa.string(), "the same for replicates: equal but for the seed"),
@@ -199,11 +197,10 @@ def trial_schema() -> pa.Schema:
         ("attempts", pa.int64(), "executions begun"),
         ("epochs", pa.int64(), "epochs recorded when the row was written"),
         ("error", pa.string(), "why it failed"),
-        ("retry_of", pa.int64(), "number of the failed trial that this one repeats"),
         ("wall_seconds", pa.float64(), "training and evaluation over all its epochs"),
         ("started_utc", utc, "when the trial was created"),
         ("ended_utc", utc, "when it ended"),
-        ("pruner_state", pa.string(), "what the pruner remembers of the trial, as JSON"),
+        ("optuna_state", pa.string(), "what sampler and pruner remember of the trial, as JSON"),
     ]
     return _schema(columns + _configuration_columns(), "trials")
 

@@ -7,7 +7,7 @@ import signal
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -20,10 +20,11 @@ from pgsearch.errors import (
     EXIT_INTERRUPTED,
     EXIT_NOTHING_COMPLETED,
     EXIT_SOME_FAILED,
+    IncompatibleResume,
     StorageError,
     UsageError,
 )
-from pgsearch.models.build import check_model
+from pgsearch.models.build import check_model, weights_fingerprint
 from pgsearch.results import DriverLock, Ledger, TrialState
 from pgsearch.search.control import Listener, SearchControl
 from pgsearch.search.study import SearchStudy
@@ -89,11 +90,12 @@ def run_search(
         IncompatibleResume: the folder holds another search.
         StorageError: results cannot be written, or another driver works on this search.
     """
-    prepare_data(spec, data_progress)
+    inputs = prepare_data(spec, data_progress)
     ledger = Ledger((results / spec.name).resolve())
     with DriverLock(ledger.folder):
         ledger.begin(spec)
         study = SearchStudy(spec, ledger)
+        _require_same_inputs(spec, study, inputs)
         control = SearchControl()
         if any(not r.state.is_finished for r in study.records.values()) or (
             len(study.records) < spec.num_trials
@@ -103,7 +105,8 @@ def run_search(
                 from pgsearch.search.tune import Adapter  # after Ray's settings
 
                 adapter = Adapter(ledger.folder, study, control, listener)
-                limit = spec.max_concurrent or max(1, num_places(spec.resources))
+                places = num_places(spec.resources)
+                limit = min(spec.max_concurrent or places, places)
                 with tempfile.TemporaryDirectory(prefix="pgsearch-tune-") as scratch:
                     adapter.tuner(spec, max_concurrent=limit, scratch=Path(scratch)).fit()
     if control.storage_error is not None:
@@ -116,19 +119,46 @@ def run_search(
     return Outcome(ledger.folder, dict(counts), spec.num_trials, unfinished or not begun_all)
 
 
-def prepare_data(spec: SearchSpec, progress: Callable[[int, int], None] | None = None) -> None:
+def prepare_data(
+    spec: SearchSpec, progress: Callable[[int, int], None] | None = None
+) -> dict[str | None, tuple[str, str]]:
     """Build every data set of a search in this machine's cache and check its weights.
 
     So that trials find them there, and a user learns of bad data before any trial starts.
-    Raises InvalidData.
+
+    Returns:
+        Fingerprints of data and weights, by variant.
+
+    Raises:
+        InvalidData: images, labels or weights break a rule.
     """
-    seen = []
+    known: dict[str, str] = {}
+    inputs: dict[str | None, tuple[str, str]] = {}
     for variant in spec.variant_names():
         configuration = spec.trial(0, {}, variant)
-        if configuration.data not in seen:
-            build_dataset(configuration.data, progress=progress).check()
-            seen.append(configuration.data)
+        settings = configuration.data.model_dump_json()
+        if settings not in known:
+            dataset = build_dataset(configuration.data, progress=progress)
+            dataset.check()
+            known[settings] = dataset.fingerprint
         check_model(configuration.model)
+        inputs[variant] = (known[settings], weights_fingerprint(configuration.model))
+    return inputs
+
+
+def _require_same_inputs(
+    spec: SearchSpec, study: SearchStudy, inputs: Mapping[str | None, tuple[str, str]]
+) -> None:
+    """Refuse to go on with other images, labels or weights than the recorded epochs had."""
+    if any(path.startswith(("data.", "model.")) for path in spec.space):
+        return  # each trial has its own
+    for variant, recorded in study.inputs.items():
+        for i, what in enumerate(("images or labels", "initial weights")):
+            if {fingerprints[i] for fingerprints in recorded} != {inputs[variant][i]}:
+                raise IncompatibleResume(
+                    f"{spec.name}: the {what} are not those that its recorded epochs were trained "
+                    "with; restore them to continue it, or start another search with name=…"
+                )
 
 
 @contextlib.contextmanager
@@ -179,11 +209,14 @@ def _ray(address: str | None) -> Iterator[Callable[[Any], int]]:
             places = [cluster.get("CPU", 0) / resources.cpus]
             if resources.gpus:
                 places.append(cluster.get("GPU", 0) / resources.gpus)
+            if resources.memory_gb:
+                places.append(cluster.get("memory", 0) / (resources.memory_gb * 1e9))
             if min(places) < 1:
                 raise UsageError(
-                    f"a trial needs {resources.cpus:g} CPUs and {resources.gpus:g} GPUs, Ray has "
-                    f"{cluster.get('CPU', 0):g} and {cluster.get('GPU', 0):g}; lower resources in "
-                    "the spec, or add nodes"
+                    f"a trial needs {resources.cpus:g} CPUs, {resources.gpus:g} GPUs and "
+                    f"{resources.memory_gb or 0:g} GB, Ray has {cluster.get('CPU', 0):g}, "
+                    f"{cluster.get('GPU', 0):g} and {cluster.get('memory', 0) / 1e9:.1f}; lower "
+                    "resources in the spec, or add nodes"
                 )
             return int(min(places))
 

@@ -16,9 +16,11 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState as OptunaState
 from optuna.trial import create_trial
+from pydantic import ValidationError
 
 from pgsearch.config import SearchSpec, TrialSpec, flatten
 from pgsearch.config import optimiser as config
+from pgsearch.config.trial import trial_uid
 from pgsearch.errors import StorageError
 from pgsearch.provenance import utc_now
 from pgsearch.results import Ledger, TrialRecord, TrialState
@@ -39,7 +41,7 @@ class SearchStudy:
     """
 
     def __init__(self, spec: SearchSpec, ledger: Ledger) -> None:
-        self._spec, self._ledger = spec, ledger
+        self.spec, self._ledger = spec, ledger
         self._grid = spec.grid() if spec.method == "grid" else []
         self._points = spec.known_points() if spec.method == "search" else []
         self._num_trials = spec.num_trials
@@ -56,6 +58,8 @@ class SearchStudy:
         self._records: dict[int, TrialRecord] = {}
         self._unfinished: deque[int] = deque()
         self._with_checkpoint: set[int] = set()
+        self.inputs: dict[str | None, set[tuple[str, str]]] = {}
+        """Fingerprints of data and weights of the recorded epochs, by variant."""
         for record in ledger.trials():
             self._take_over(record)
 
@@ -73,14 +77,16 @@ class SearchStudy:
         """
         if self._unfinished:
             record = self._records[self._unfinished.popleft()]
-            return self._spec.trial(record.number, record.params, record.variant)
-        number = len(self._records)
-        if number >= self._num_trials:
-            return None
-        return self._ask(number)
+            return self.spec.trial(record.number, record.params, record.variant)
+        while len(self._records) < self._num_trials:
+            trial = self._ask(len(self._records))
+            if trial is not None:
+                return trial
+        return None
 
-    def _ask(self, number: int) -> TrialSpec:
-        num_seeds = len(self._spec.seeds)
+    def _ask(self, number: int) -> TrialSpec | None:
+        """Begin trial `number`; None where its values do not go together, which is a FAIL."""
+        num_seeds = len(self.spec.seeds)
         configuration, replicate = divmod(number, num_seeds)
         variant: str | None = None
         known: Mapping[str, Any] | None = None
@@ -94,25 +100,38 @@ class SearchStudy:
         dimensions, base = self._context[variant]
         if known is not None:
             self._study.enqueue_trial(canonical(known, dimensions))
-        if not isinstance(self._spec.sampler, config.QMCConfig):  # that one counts its own draws
-            # Seeded by the number, so that a resumed search chooses as an uninterrupted one.
-            seed = _derived_seed(self._spec.sampler.seed, number)
-            self._study.sampler = build_sampler(self._spec.sampler, seed)
+        # Seeded by the number, so that a resumed search chooses as an uninterrupted one.
+        seed = _derived_seed(self.spec.sampler.seed, number)
+        self._study.sampler = build_sampler(self.spec.sampler, seed)
         trial = self._study.ask()
         values = suggest(trial, dimensions, base)
-        spec = self._spec.trial(number, values, variant)
         record = TrialRecord(
             number=number,
-            uid=spec.uid,
+            uid=trial_uid(self.spec.name, number),
             state=TrialState.RUNNING,
-            seed=spec.seed,
+            seed=self.spec.seeds[replicate],
             variant=variant,
-            configuration_id=spec.configuration_id,
+            configuration_id="",
             params=values,
             started_utc=utc_now(),
-            configuration=flatten(spec.configuration),
+            optuna_state=self._optuna_state(number),
         )
-        self._save(record)
+        try:
+            spec = self.spec.trial(number, values, variant)
+        except ValidationError as error:
+            self._records[number] = record
+            reasons = "; ".join(
+                f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()
+            )
+            self.fail(number, f"these values do not go together: {reasons}")
+            return None
+        self._save(
+            replace(
+                record,
+                configuration_id=spec.configuration_id,
+                configuration=flatten(spec.configuration),
+            )
+        )
         return spec
 
     # ------------------------------------------------------------ during and after
@@ -122,16 +141,16 @@ class SearchStudy:
 
         An epoch may come again, after a resume; the first one counts.
         """
-        value = row.get(self._spec.objective[0].column)
-        if len(self._spec.objective) > 1 or self._spec.pruner.name == "none" or value is None:
+        value = row.get(self.spec.objective[0].column)
+        if len(self.spec.objective) > 1 or self.spec.pruner.name == "none" or value is None:
             return False
         trial = self._handle(number)
         if epoch not in self._frozen(number).intermediate_values:
             trial.report(float(value), epoch)
         hopeless = trial.should_prune()
-        rungs = self._pruner_state(number)
-        if rungs != self._records[number].pruner_state and not hopeless:
-            self._save(replace(self._records[number], pruner_state=rungs))
+        rungs = self._optuna_state(number)
+        if rungs != self._records[number].optuna_state and not hopeless:
+            self._save(replace(self._records[number], optuna_state=rungs))
         return hopeless
 
     def complete(self, number: int) -> TrialRecord:
@@ -139,7 +158,7 @@ class SearchStudy:
         row = self._ledger.epochs(number)[-1]
         # Too late to prune it, but others are compared with it.
         self.observe(number, row["epoch"], row)
-        values = {o.column: row.get(o.column) for o in self._spec.objective}
+        values = {o.column: row.get(o.column) for o in self.spec.objective}
         defined = [float(v) for v in values.values() if v is not None and math.isfinite(v)]
         if len(defined) < len(values):
             undefined = ", ".join(column for column, value in values.items() if value is None)
@@ -171,13 +190,13 @@ class SearchStudy:
         """
         self._with_checkpoint.add(ended)
         complete = [n for n in self._with_checkpoint if self._records[n].values is not None]
-        kept = set(self._best_first(complete)[: self._spec.keep_checkpoints])
+        kept = set(self._best_first(complete)[: self.spec.keep_checkpoints])
         for number in self._with_checkpoint - kept:
             self._ledger.checkpoint_file(number).unlink(missing_ok=True)
         self._with_checkpoint = kept
 
     def _best_first(self, numbers: Iterable[int]) -> list[int]:
-        sign = -1 if self._spec.objective[0].direction == "maximize" else 1
+        sign = -1 if self.spec.objective[0].direction == "maximize" else 1
 
         return sorted(numbers, key=lambda n: sign * (self._records[n].values or [math.nan])[0])
 
@@ -200,7 +219,7 @@ class SearchStudy:
                 epochs=len(rows),
                 wall_seconds=sum(r["train_seconds"] + r["evaluation_seconds"] for r in rows),
                 ended_utc=utc_now(),
-                pruner_state=self._pruner_state(number),
+                optuna_state=self._optuna_state(number),
             )
         )
 
@@ -215,10 +234,13 @@ class SearchStudy:
             missing = self._ledger.file("trials", len(self._records))
             raise StorageError(f"{missing}: missing, while later trials are there; put it back")
         dimensions, _ = self._context[record.variant]
-        column = self._spec.objective[0].column
+        column = self.spec.objective[0].column
         rows = self._ledger.epochs(record.number)
+        for row in rows:
+            fingerprints = (row["data_fingerprint"], row["weights_fingerprint"])
+            self.inputs.setdefault(record.variant, set()).add(fingerprints)
         by_epoch = {row["epoch"]: row[column] for row in rows if row[column] is not None}
-        if len(self._spec.objective) > 1:
+        if len(self.spec.objective) > 1:
             by_epoch = {}
         values = record.values
         if record.state is TrialState.PRUNED and by_epoch:
@@ -232,7 +254,7 @@ class SearchStudy:
                     d.name: distribution(d) for d in dimensions if d.name in record.params
                 },
                 intermediate_values=by_epoch,
-                system_attrs=record.pruner_state,
+                system_attrs=record.optuna_state,
             )
         )
         self._records[record.number] = record
@@ -247,7 +269,7 @@ class SearchStudy:
     def _handle(self, number: int) -> optuna.Trial:
         return optuna.Trial(self._study, self._frozen(number)._trial_id)
 
-    def _pruner_state(self, number: int) -> dict[str, Any]:
+    def _optuna_state(self, number: int) -> dict[str, Any]:
         attributes = self._frozen(number).system_attrs
         return {k: v for k, v in attributes.items() if k not in _UNSAVED_ATTRIBUTES}
 
@@ -266,10 +288,6 @@ def build_sampler(sampler: config.SamplerConfig, seed: int) -> optuna.samplers.B
                 return optuna.samplers.GPSampler(seed=seed, **options)
             case config.NSGAIIConfig():
                 return optuna.samplers.NSGAIISampler(seed=seed, **options)
-            case config.QMCConfig():
-                return optuna.samplers.QMCSampler(
-                    seed=seed, warn_independent_sampling=False, **options
-                )
 
 
 def build_pruner(spec: SearchSpec) -> optuna.pruners.BasePruner:

@@ -5,6 +5,7 @@ each run is a fresh Tune experiment over the ledger, whose state on disk is thro
 """
 
 import contextlib
+import os
 import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -36,6 +37,9 @@ def train_trial(config: dict[str, Any]) -> None:
     from pgsearch.training.checkpoint import Checkpoints
     from pgsearch.training.fit import fit
 
+    os.chdir(config["working_folder"])  # paths of the spec are relative to the driver's
+    if not config["gpus"]:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray hides no GPU from a trial that asked for none
     trial = TrialSpec.model_validate_json(config["trial"])
     ledger = Ledger(Path(config["folder"]))
 
@@ -107,6 +111,8 @@ class Adapter:
             "number": trial.number,
             "trial": trial.model_dump_json(),
             "folder": str(self.folder),
+            "working_folder": str(Path.cwd()),
+            "gpus": self.study.spec.resources.gpus,
         }
 
     def take_report(self, number: int, report: Mapping[str, Any]) -> bool:

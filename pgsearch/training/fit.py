@@ -16,7 +16,7 @@ from pgsearch.config import TrialSpec
 from pgsearch.data.augment import augment_batch
 from pgsearch.data.build import build_dataset
 from pgsearch.data.samplers import ClassAwareSampler, UniformSampler
-from pgsearch.errors import InvalidData, NonFiniteLoss
+from pgsearch.errors import InvalidData, NonFiniteLoss, StorageError
 from pgsearch.losses.build import build_loss
 from pgsearch.metrics import ProbabilityMeter
 from pgsearch.models.build import build_model, model_statistics, weights_fingerprint
@@ -138,6 +138,11 @@ class _Run:
         """Take up a state and return its record. The random streams come last: nothing that is
         done before may draw from them afterwards.
         """
+        if state["configuration_id"] != self.trial.configuration_id:
+            raise StorageError(
+                f"the checkpoint of {self.trial.uid} is of another configuration; it belongs to "
+                "other results: begin in another folder, or delete it"
+            )
         self.epoch, self.iteration = state["epoch"], state["iteration"]
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pgsearch.analysis.tables import configurations, leaderboard, short_params
+from pgsearch.analysis.tables import best_configuration, configurations, leaderboard, short_params
 from pgsearch.config import SearchSpec
 from pgsearch.errors import UsageError
 from pgsearch.results import EpochWriter, Ledger
@@ -109,3 +109,32 @@ def test_parameters_in_the_papers_signs() -> None:
     assert short_params(params) == (
         "λ1-.tail=2.35 focusing=fixed λ0=2 λ2+mode=adaptive training.learning_rate=0.01"
     )
+
+
+def test_the_best_is_the_best_mean_over_seeds_not_the_luckiest_trial(tmp_path: Path) -> None:
+    scores = {"BCE": (0.60, 0.61, 0.62), "PG": (0.50, 0.70, 0.51)}
+    ledger = finished(tmp_path / "small", grid(seeds=[1, 2, 3]), scores)
+    assert leaderboard(ledger)["variant"].iloc[0] == "PG"
+    best = best_configuration(ledger)
+    assert set(best["variant"]) == {"BCE"}
+    assert best["value"].mean() == pytest.approx(0.61)
+
+
+def test_thresholds_of_groups_that_differ_do_not_compare(tmp_path: Path) -> None:
+    first = finished(tmp_path / "a", grid(name="a"), SCORES)
+    data = {"name": "digits", "head_min": 50}
+    second = finished(tmp_path / "b", grid(name="b", data=data), SCORES)
+    with pytest.raises(UsageError, match="different thresholds of head classes"):
+        configurations([first, second])
+
+
+def test_the_same_configuration_and_seed_twice_is_one_replicate(tmp_path: Path) -> None:
+    space = {"training.learning_rate": {"type": "categorical", "choices": [0.1]}}
+    ledger = finished(tmp_path / "small", spec(trials=3, space=space), {"PG": (0.5, 0.5, 0.5)})
+    assert configurations([ledger])["n"].tolist() == [1]
+
+
+def test_selection_on_test_is_said(tmp_path: Path) -> None:
+    on_test = spec(trials=1, objective={"split": "test"})
+    frame = configurations([finished(tmp_path / "small", on_test, {"PG": (0.5,)})])
+    assert frame["selected_on"].tolist() == ["test"]

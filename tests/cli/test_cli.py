@@ -158,7 +158,7 @@ def test_table(results: Path) -> None:
 def test_status_and_leaderboard(results: Path) -> None:
     text = pgsearch("status", "small", "--results", str(results)).stdout
     assert "6 of 6 trials begun: 6 COMPLETE" in text
-    assert "best: trial 4, map.validation.total 0.6600" in text
+    assert "best: trial 4, map.validation.total 0.6300, the mean of 3 seeds" in text
     facts = json.loads(pgsearch("status", "small", "--json", "--results", str(results)).stdout)
     assert facts["states"] == {"COMPLETE": 6}
     board = pgsearch("table", "small", "--leaderboard", "--json", "--results", str(results)).stdout

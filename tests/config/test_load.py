@@ -140,6 +140,7 @@ def test_all_problems_come_at_once_with_file_and_line(tmp_path: Path) -> None:
                                     "pg; did you mean loss.gamma?"),
         ("  loss.focusing: {type: categorical, choices: [none, fixed, adaptive]}\n", "",
          "loss.gamma.head is never active: it needs loss.focusing.head in ['fixed']"),
+        ("loss.focusing:", "loss.name:", "another kind of a section is a variant"),
         ("digits_resnet", "resnet51", "did you mean resnet50?"),
         ("map_tail", "map_tial", "did you mean map_tail?"),
         ("weights: random", "weights: 3", "weights: 3: Input should be a valid string"),
@@ -191,6 +192,26 @@ def test_an_absent_file_names_its_neighbour(tmp_path: Path) -> None:
 @pytest.mark.parametrize("override", ["epochs", "=3", "a b=3", "training.epochs=[1"])
 def test_a_bad_override(tmp_path: Path, override: str) -> None:
     assert any("command line" in p for p in problems(tmp_path, GOOD, override))
+
+
+def test_a_date_that_does_not_exist(tmp_path: Path) -> None:
+    assert "not valid YAML" in problems(tmp_path, GOOD, "purpose=2024-13-45")[0]
+    assert "not valid YAML" in problems(tmp_path, GOOD + "purpose: 2024-13-45\n")[0]
+
+
+def test_a_problem_is_reported_at_its_own_parameter(tmp_path: Path) -> None:
+    text = GOOD.replace(
+        "objective:", "  loss.lambda1_neg_mode: {type: categorical, choices: [adaptve]}\nobjective:"
+    )
+    (problem,) = problems(tmp_path, text)
+    assert problem.startswith("search.yaml:13: space.loss.lambda1_neg_mode.choices.0: 'adaptve'")
+
+
+def test_gamma_of_the_focal_loss_is_a_dimension(tmp_path: Path) -> None:
+    text = GOOD[: GOOD.index("loss:")] + "loss: {name: focal}\nspace:\n"
+    text += "  loss.gamma: {type: float, low: 0.5, high: 3, tied: true}\n"
+    (dimension,) = load_spec(write_spec(tmp_path, text)).dimensions()
+    assert dimension.is_active({})
 
 
 def test_pruning_needs_one_objective(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def trial_record(number: int = 0) -> TrialRecord:
         variant=None,
         configuration_id="abc",
         params={"loss.lambda1_neg.tail": 2.5, "loss.focusing": "none"},
-        pruner_state={"completed_rung_0": 0.25},
+        optuna_state={"completed_rung_0": 0.25},
         configuration={"loss.name": "pg", "training.epochs": 4},
     )
 
@@ -98,10 +98,17 @@ def test_a_known_epoch_stays_as_it_was_first_recorded(tmp_path: Path) -> None:
     first = EpochWriter(ledger, trial(), ledger.claim_attempt(0))
     first.append(epoch_record(1, 0.5))
     second = EpochWriter(ledger, trial(), ledger.claim_attempt(0))
-    assert second.last_epoch == 1
     assert second.append(epoch_record(1, 0.9))["map.validation.total"] == 0.5
     second.append(epoch_record(2, 0.6))
     assert [(r["epoch"], r["attempt"]) for r in ledger.epochs(0)] == [(1, 1), (2, 2)]
+
+
+def test_epochs_of_another_configuration_or_seed_are_refused(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    EpochWriter(ledger, trial(), ledger.claim_attempt(0)).append(epoch_record(1))
+    for other in (trial(training={"epochs": 9}), trial(seeds=[7])):
+        with pytest.raises(StorageError, match="another configuration or seed"):
+            EpochWriter(ledger, other, 2)
 
 
 def test_a_replaced_attempt_records_nothing_more(tmp_path: Path) -> None:

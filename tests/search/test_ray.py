@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pgsearch.results import Ledger, TrialState
@@ -164,6 +166,25 @@ def test_pruning_ends_trials_early(tmp_path: Path) -> None:
     assert TrialState.PRUNED in states
     assert len(search.epochs()) < 8 * 4
     assert len(list((search.results / "small" / "checkpoints").glob("*.pt"))) == 1
+
+
+def test_other_data_under_the_same_spec_is_refused(tmp_path: Path) -> None:
+    search = Search(tmp_path)
+    assert search.run()[0] == 0
+    path = search.ledger.file("epochs", 0)
+    table = pq.read_table(path)
+    other = pa.array(["other"] * len(table))
+    index = table.column_names.index("data_fingerprint")
+    pq.write_table(table.set_column(index, "data_fingerprint", other), path)
+    code, errors = search.run("--trials", "6")
+    assert code == 3, errors
+    assert "the images or labels are not those" in errors
+
+
+def test_resources_that_no_node_has_are_an_error(tmp_path: Path) -> None:
+    code, errors = Search(tmp_path).run("resources.cpus=4000")
+    assert code == 2
+    assert "a trial needs 4000 CPUs" in errors
 
 
 @pytest.fixture

@@ -179,6 +179,13 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
         Checkpoints(path).load()
 
 
+def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path / "c.pt")
+    train(small(epochs=1).trial(0, {}), checkpoints=checkpoints)
+    with pytest.raises(StorageError, match="is of another configuration"):
+        train(small(epochs=2).trial(0, {}), checkpoints=checkpoints)
+
+
 def test_nothing_in_a_checkpoint_can_run(tmp_path: Path) -> None:
     torch.save({"model": Runs(tmp_path / "ran")}, tmp_path / "c.pt")
     with pytest.raises(StorageError, match="damaged"):
