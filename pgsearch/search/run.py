@@ -168,7 +168,8 @@ def _stop_on_signals(control: SearchControl) -> Iterator[None]:
         yield
         return
     signals = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.getsignal(number) for number in signals}
+    # None: a handler that was not installed from Python and cannot be put back.
+    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in signals}
 
     def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
         control.stop_requested = True
