@@ -26,7 +26,8 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = [row for shape in SHAPES for row in measure(*shape)]
     RESULT.parent.mkdir(exist_ok=True)
-    report = {"utc": utc_now().isoformat(), "provenance": provenance(), "rows": rows}
+    ran = {fact: value for fact, value in provenance().items() if fact != "host"}
+    report = {"utc": utc_now().isoformat(), "provenance": ran, "rows": rows}
     RESULT.write_text(json.dumps(report, indent=1) + "\n")
     for row in rows:
         print(f"[{row['batch']}, {row['classes']}]  {row['loss']:22} "

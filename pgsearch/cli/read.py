@@ -3,13 +3,17 @@
 import json
 import math
 from collections import Counter
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pgsearch.cli.options import DEFAULT_RESULTS, Json, Results, Search, Searches
+
+if TYPE_CHECKING:
+    from pgsearch.config import SearchSpec
 
 
 class Split(StrEnum):
@@ -119,8 +123,6 @@ def best(
 
     The best by the mean of its seeds. Fresh, since the best of a search is partly luck of its seed.
     """
-    import yaml
-
     from pgsearch.analysis.tables import best_configuration, short_params
     from pgsearch.errors import UsageError
     from pgsearch.results import find_search
@@ -146,30 +148,32 @@ def best(
         typer.echo(f"trial {row['number']}, seed {row['seed']}, epoch {row['epoch']:.0f}")
         typer.echo(f"{score}  {short_params(row['params'])}")
         return
-    variant = row["variant"] if isinstance(row["variant"], str) else None
-    trial = spec.trial(int(row["number"]), row["params"], variant)
-    first = max(spec.seeds) + 1
-    text = (
-        f"# The best configuration of {spec.name}: trial {row['number']}, {score}.\n"
-    ) + yaml.safe_dump(
-        {
-            "name": f"{spec.name}_best",
-            "purpose": f"The best configuration of {spec.name}, with fresh seeds",
-            "method": "grid",
-            "seeds": list(range(first, first + seeds)),
-            "variants": {variant or f"{spec.name} trial {row['number']}": {}},
-            **trial.configuration,
-            **spec.model_dump(mode="json", include={"objective", "resources", "max_concurrent"}),
-        },
-        sort_keys=False,
-        default_flow_style=None,
-        allow_unicode=True,
-    )
+    text = f"# The best configuration of {spec.name}: trial {row['number']}, {score}.\n"
+    text += _spec_with_fresh_seeds(spec, row, seeds)
     if output is None:
         typer.echo(text.rstrip())
     else:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(text, encoding="utf-8")
+
+
+def _spec_with_fresh_seeds(spec: "SearchSpec", row: Mapping[Any, Any], num_seeds: int) -> str:
+    """Return, as YAML, a grid of one configuration: a trial's, with seeds the search had not."""
+    import yaml
+
+    variant = row["variant"] if isinstance(row["variant"], str) else None
+    trial = spec.trial(int(row["number"]), row["params"], variant)
+    first = max(spec.seeds) + 1
+    content = {
+        "name": f"{spec.name}_best",
+        "purpose": f"The best configuration of {spec.name}, with fresh seeds",
+        "method": "grid",
+        "seeds": list(range(first, first + num_seeds)),
+        "variants": {variant or f"{spec.name} trial {row['number']}": {}},
+        **trial.configuration,
+        **spec.model_dump(mode="json", include={"objective", "resources", "max_concurrent"}),
+    }
+    return yaml.safe_dump(content, sort_keys=False, default_flow_style=None, allow_unicode=True)
 
 
 def _plain(row: Any) -> dict[str, Any]:
