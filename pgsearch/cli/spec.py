@@ -63,7 +63,7 @@ def plan(
     spec: SpecFile,
     overrides: Overrides = None,
     measure: Annotated[
-        bool, typer.Option("--measure", help="Train one epoch here to estimate the cost.")
+        bool, typer.Option("--measure", help="Train two epochs here to estimate the cost.")
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -94,12 +94,13 @@ def plan(
         from pgsearch.training.fit import fit
 
         records: list[EpochRecord] = []
-        short = trial.training.model_copy(update={"epochs": 1})
+        short = trial.training.model_copy(update={"epochs": 2})
         fit(trial.model_copy(update={"training": short}), report=records.append)
-        seconds = (records[0].train_seconds + records[0].evaluation_seconds) * epochs
+        last = records[-1]  # the first epoch also pays for imports
+        seconds = (last.train_seconds + last.evaluation_seconds) * epochs
         facts["seconds_per_trial"] = round(seconds, 1)
         facts["trial_hours_at_most"] = round(seconds * search.num_trials / 3600, 3)
-        facts["peak_memory_gb"] = round(records[0].peak_memory_bytes / 1e9, 2)
+        facts["peak_memory_gb"] = round(last.peak_memory_bytes / 1e9, 2)
         facts["device"] = trial.training.device
     facts["sampled_configuration"] = trial.configuration
     if as_json:
@@ -110,7 +111,7 @@ def plan(
         shown = ", ".join(value) if isinstance(value, list) else value
         typer.echo(f"{key.replace('_', ' '):22} {shown}")
     if not measure:
-        typer.echo(f"{'cost':22} add --measure to train one epoch here and estimate it")
+        typer.echo(f"{'cost':22} add --measure to train two epochs here and estimate it")
     typer.echo("\none configuration that it may train:")
     typer.echo(yaml.safe_dump(sampled, sort_keys=False, default_flow_style=None).rstrip())
 

@@ -323,5 +323,6 @@ def sample_trial(spec: SearchSpec) -> TrialSpec:
     if spec.method == "grid":
         variant, values = spec.grid()[0]
         return spec.trial(0, values, variant)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=spec.sampler.seed))
     return spec.trial(0, suggest(study.ask(), spec.dimensions(), flatten(spec.base())))

@@ -187,7 +187,21 @@ def test_plan(tmp_path: Path) -> None:
     assert facts["trials"] == 16
     assert facts["epochs_at_most"] == 16 * 12
     assert facts["sampled_configuration"]["loss"]["name"] == "pg"
-    assert "add --measure" in pgsearch("plan", "search_spaces/digits_pg.yaml").stdout
+    plain = pgsearch("plan", "search_spaces/digits_pg.yaml")
+    assert "add --measure" in plain.stdout
+    assert plain.stderr == ""
+
+
+def test_plan_measures_the_cost() -> None:
+    result = pgsearch(
+        "plan", "search_spaces/digits_pg.yaml", "training.iterations_per_epoch=2",
+        "--measure", "--json",
+    )  # fmt: skip
+    facts = json.loads(result.stdout)
+    assert facts["seconds_per_trial"] > 0
+    assert facts["trial_hours_at_most"] == pytest.approx(
+        16 * facts["seconds_per_trial"] / 3600, abs=1e-3
+    )
 
 
 def test_schema_is_a_json_schema() -> None:
