@@ -2,7 +2,7 @@
 
 Arrays come in as nested sequences or NumPy arrays; y is 0 or 1; groups are 0 (head), 1, 2 (tail).
 "Paper" is Lin, AAAI 2023; "DB" is Wu et al., ECCV 2020. Where the printed signs are wrong the
-corrected equation stands here.
+corrected equation stands here. The baselines have their slopes dL/dz, derived by hand, beside them.
 """
 
 import math
@@ -187,3 +187,135 @@ def pg_module(z, y, *, counts, num_images, groups, settings, focal_logit, kappa,
     if rebalance is not None:
         elements = elements * rebalanced_weight(y, counts, *rebalance)
     return balance * math.fsum(elements.ravel()) / elements.size, factors
+
+
+def bce_element(z, y):
+    return softplus(-z) if y else softplus(z)
+
+
+def bce_slope(z, y):
+    return -sigmoid(-z) if y else sigmoid(z)
+
+
+def focal_element(z, y, gamma):
+    wrong = sigmoid(-z) if y else sigmoid(z)  # 1 - p_t
+    return wrong**gamma * bce_element(z, y)
+
+
+def focal_slope(z, y, gamma):
+    """Of (1 - p_t)^gamma BCE by the product rule; d(1 - p_t)/dz = -+ p_t (1 - p_t)"""
+    sign = -1 if y else 1
+    wrong, right = (sigmoid(-z), sigmoid(z)) if y else (sigmoid(z), sigmoid(-z))
+    return sign * wrong**gamma * (gamma * right * bce_element(z, y) + wrong)
+
+
+def class_weights(counts, num_images, weighting):
+    """RW of Table 2"""
+    power = {"sqrt": 0.5, "inv": 1.0}[weighting]
+    return [(num_images / n) ** power for n in counts]
+
+
+def rw(z, y, weights):
+    """(value, slope), each [B, C]"""
+    return (
+        element_wise(lambda z, y, c: weights[c] * bce_element(z, y), z, y),
+        element_wise(lambda z, y, c: weights[c] * bce_slope(z, y), z, y),
+    )
+
+
+def effective_number_weight(n, beta):
+    """Cui et al., CVPR 2019: (1 - beta) / (1 - beta^n)"""
+    return (1 - beta) / (1 - beta**n)
+
+
+def class_balanced_weights(y, counts, beta, mode):
+    """[B, C], by the four modes of DB's code; 1 - beta for an image without positives"""
+    out = np.empty((len(y), len(counts)))
+    for i in range(len(y)):
+        mine = [counts[k] for k in range(len(counts)) if y[i][k]]
+        for c in range(len(counts)):
+            if mode == "by_class":
+                out[i, c] = effective_number_weight(counts[c], beta)
+            elif not mine:
+                out[i, c] = 1 - beta
+            elif mode == "average_w":
+                out[i, c] = math.fsum(effective_number_weight(n, beta) for n in mine) / len(mine)
+            elif mode == "average_n":
+                out[i, c] = effective_number_weight(math.fsum(mine) / len(mine), beta)
+            elif mode == "min_n":
+                out[i, c] = effective_number_weight(min(mine), beta)
+    return out
+
+
+def cb_focal(z, y, counts, beta, mode, gamma):
+    """(value, slope), each [B, C], without the balance"""
+    weights = class_balanced_weights(y, counts, beta, mode)
+    return (
+        weights * element_wise(lambda z, y, c: focal_element(z, y, gamma), z, y),
+        weights * element_wise(lambda z, y, c: focal_slope(z, y, gamma), z, y),
+    )
+
+
+def ldam(z, y, counts, scale, margin, reweight_beta):
+    """Cao et al., NeurIPS 2019, with BCE: (value, slope), each [B, C]"""
+    roots = [n ** (-1 / 4) for n in counts]
+    margins = [margin * root / max(roots) for root in roots]
+    weights = [1.0] * len(counts)
+    if reweight_beta is not None:
+        weights = [effective_number_weight(n, reweight_beta) for n in counts]
+        weights = [w * len(counts) / math.fsum(weights) for w in weights]
+
+    def moved(z, y, c):
+        return z - scale * margins[c] if y else z
+
+    return (
+        element_wise(lambda z, y, c: weights[c] * bce_element(moved(z, y, c), y), z, y),
+        element_wise(lambda z, y, c: weights[c] * bce_slope(moved(z, y, c), y), z, y),
+    )
+
+
+def asl(z, y, gamma_pos, gamma_neg, clip, clamp):
+    """Ridnik et al., ICCV 2021: (value, slope), each [B, C]; the factors are constants"""
+
+    def value(z, y, c):
+        p = sigmoid(z)
+        if y:
+            return -(sigmoid(-z) ** gamma_pos) * math.log(max(p, clamp))
+        p_m = max(p - clip, 0.0)
+        # log1p(-p_m) is log(1 - p_m); at clip 0 and a large z the other form keeps the digits
+        rest = math.log1p(-p_m) if p_m < 0.5 else math.log(max(sigmoid(-z) + clip, clamp))
+        return -(p_m**gamma_neg) * rest
+
+    def slope(z, y, c):
+        p = sigmoid(z)
+        if y:
+            return -(sigmoid(-z) ** gamma_pos) * sigmoid(-z) if p > clamp else 0.0
+        p_m = max(p - clip, 0.0)
+        rest = min(sigmoid(-z) + clip, 1.0)
+        if p_m == 0.0 or rest <= clamp:
+            return 0.0
+        return p_m**gamma_neg * p * sigmoid(-z) / rest
+
+    return element_wise(value, z, y), element_wise(slope, z, y)
+
+
+def db(z, y, *, counts, num_images, scale, kappa, over_scale, rebalance, gamma, balance):
+    """DB in its own form: balance (1 - p_t(u))^gamma omega BCE(u, y); (value, slope), each [B, C].
+
+    u = s (y = 1) or lambda s (y = 0); omega = r (y = 1) or r / lambda (y = 0); s = z - v / lambda
+    as its code has it, or z - v. rebalance is None (r = 1) or (alpha, beta, mu).
+    """
+    r = np.ones((len(z), len(counts)))
+    if rebalance is not None:
+        r = rebalanced_weight(y, counts, *rebalance)
+    value, slope = np.empty_like(r), np.empty_like(r)
+    for i in range(len(z)):
+        for c in range(len(counts)):
+            v = kappa * math.log(num_images / counts[c] - 1)
+            s = z[i][c] - (v / scale if over_scale else v)
+            u = s if y[i][c] else scale * s
+            omega = r[i, c] if y[i][c] else r[i, c] / scale
+            du_dz = 1.0 if y[i][c] else scale
+            value[i, c] = balance * omega * focal_element(u, y[i][c], gamma)
+            slope[i, c] = balance * omega * focal_slope(u, y[i][c], gamma) * du_dz
+    return value, slope

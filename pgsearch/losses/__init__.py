@@ -10,6 +10,17 @@ from pgsearch.losses.adaptive import (
     batch_probabilities,
     probability_ratio,
 )
+from pgsearch.losses.baselines import (
+    ASLLoss,
+    CBFocalLoss,
+    LDAMLoss,
+    RWLoss,
+    asl_loss,
+    cb_focal_loss,
+    ldam_loss,
+    ldam_margin,
+    rw_loss,
+)
 from pgsearch.losses.output import LossOutput
 from pgsearch.losses.pg import (
     FACTOR_NAMES,
@@ -28,29 +39,51 @@ from pgsearch.losses.pg import (
     pg_loss,
     pr_loss,
 )
-from pgsearch.losses.reweighted import Rebalance, rebalanced_weight
+from pgsearch.losses.reweighted import (
+    LabelWeighting,
+    Rebalance,
+    Weighting,
+    class_balanced_weight,
+    class_balanced_weight_of_labels,
+    inverse_frequency_weight,
+    rebalanced_weight,
+)
 
 __all__ = [
     "FACTOR_NAMES",
     "RATIO_EXPONENTS",
+    "ASLLoss",
     "Bias",
+    "CBFocalLoss",
     "Factor",
     "Factors",
     "FocalLogit",
     "Focusing",
     "FocusingMode",
+    "LDAMLoss",
+    "LabelWeighting",
     "LossOutput",
     "PGLoss",
+    "RWLoss",
     "Rebalance",
+    "Weighting",
     "adaptive_factors",
     "apaf_loss",
+    "asl_loss",
     "batch_probabilities",
     "bce_loss",
+    "cb_focal_loss",
+    "class_balanced_weight",
+    "class_balanced_weight_of_labels",
     "class_bias",
     "focal_loss",
+    "inverse_frequency_weight",
+    "ldam_loss",
+    "ldam_margin",
     "ntr_loss",
     "pg_loss",
     "pr_loss",
     "probability_ratio",
     "rebalanced_weight",
+    "rw_loss",
 ]

@@ -2,12 +2,24 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pgsearch.losses import Bias, Factor, Factors, Focusing, PGLoss, Rebalance
+from pgsearch.losses import (
+    ASLLoss,
+    Bias,
+    CBFocalLoss,
+    Factor,
+    Factors,
+    Focusing,
+    LDAMLoss,
+    PGLoss,
+    Rebalance,
+    RWLoss,
+)
 
 NUM_IMAGES = 500
 COUNTS_C = (400, 150, 60, 30, 12, 5)
@@ -108,6 +120,11 @@ SETTINGS = {
     ),
     "pg-adaptive": Setting(ADAPTIVE_FACTORS, APAF, rebalance=REBALANCE),
     "pg-bounded": Setting(ADAPTIVE_FACTORS, APAF, max_ratio=10.0),
+    "db": Setting(
+        Factors(Factor((5.0,) * 3), Factor((5.0,) * 3)),
+        bias=Bias(over_scale=True),
+        rebalance=REBALANCE,
+    ),
     "db-focal": Setting(
         Factors(Factor((5.0,) * 3), Factor((5.0,) * 3)),
         Focusing(("fixed",) * 3),
@@ -123,6 +140,19 @@ def with_focal_logit(setting: Setting, focal_logit: Any) -> Setting:
     return replace(setting, focusing=replace(setting.focusing, focal_logit=focal_logit))
 
 
+CB_MODES: tuple[Any, ...] = ("by_class", "average_w", "average_n", "min_n")
+
+BASELINES: dict[str, Callable[[], nn.Module]] = {
+    "rw-sqrt": partial(RWLoss, COUNTS_C, num_images=NUM_IMAGES),
+    "rw-inv": partial(RWLoss, COUNTS_C, num_images=NUM_IMAGES, weighting="inv"),
+    **{f"cb-focal-{mode}": partial(CBFocalLoss, COUNTS_C, mode=mode) for mode in CB_MODES},
+    "cb-focal-under-one": partial(CBFocalLoss, COUNTS_C, beta=0.9999, gamma=0.5, balance=1.0),
+    "ldam": partial(LDAMLoss, COUNTS_C),
+    "ldam-drw": partial(LDAMLoss, COUNTS_C, scale=10.0, margin=0.2, reweight_beta=0.9999),
+    "asl": ASLLoss,
+    "asl-unclipped": partial(ASLLoss, gamma_pos=0.5, gamma_neg=0.3, clip=0.0),
+}
+
 LOSSES: dict[str, Callable[[], nn.Module]] = {
     name: setting.module for name, setting in SETTINGS.items()
-}
+} | BASELINES

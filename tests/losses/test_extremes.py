@@ -7,6 +7,7 @@ import torch
 from pgsearch.losses import Bias, Factor, Factors, Focusing
 from tests import reference
 from tests.losses.cases import (
+    BASELINES,
     FOCAL_LOGITS,
     LOSSES,
     NUM_CLASSES,
@@ -55,6 +56,20 @@ def assert_finite(module, logits):
 def test_contract(name, dtype):
     for pattern in PATTERNS.values():
         assert_finite(LOSSES[name](), pattern.to(dtype))
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_baselines(name):
+    """What the PG family is tested for below: other precisions, and autocast."""
+    for pattern in PATTERNS.values():
+        assert_finite(BASELINES[name](), pattern.half())
+        assert_finite(BASELINES[name](), pattern.double())
+        outside = BASELINES[name]()(pattern, TARGETS).loss
+        for lowered in (torch.bfloat16, torch.float16):
+            with torch.autocast("cpu", dtype=lowered):
+                assert_finite(BASELINES[name](), pattern)
+                inside = BASELINES[name]()(pattern, TARGETS).loss
+            assert torch.equal(inside, outside)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])

@@ -6,13 +6,17 @@ from torch.autograd import gradcheck
 
 from pgsearch.losses import (
     apaf_loss,
+    asl_loss,
     bce_loss,
+    cb_focal_loss,
     class_bias,
     focal_loss,
+    ldam_loss,
     ntr_loss,
     pg_loss,
     pr_loss,
     rebalanced_weight,
+    rw_loss,
 )
 from tests.losses.cases import (
     ADAPTIVE_SETTINGS,
@@ -35,6 +39,11 @@ FUNCTIONS = {
     ),
     "focal": lambda z, y: focal_loss(z, y, gamma=0.5),
     "apaf": lambda z, y: apaf_loss(z, y, focusing_neg_C=A, focusing_pos_C=B),
+    "rw": lambda z, y: rw_loss(z, y, weight_C=A),
+    "cb-focal": lambda z, y: cb_focal_loss(z, y, weight=B, gamma=1.5),
+    "ldam": lambda z, y: ldam_loss(z, y, margin_C=A / 10, scale=7.0),
+    # With exponents, its gradient is not the slope of its value: the factors are detached.
+    "asl": lambda z, y: asl_loss(z, y, gamma_pos=0.0, gamma_neg=0.0),
 }
 
 
