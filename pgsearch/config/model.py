@@ -2,12 +2,16 @@
 
 import difflib
 import re
+from typing import Literal, TypeAlias
 
 from pydantic import Field, field_validator
 
 from pgsearch.config.base import Config
 
 BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "digits_resnet")
+
+Head: TypeAlias = Literal["linear", "cosine", "ml_gcn"]
+Pool: TypeAlias = Literal["avg", "max"]
 
 
 class ModelConfig(Config):
@@ -27,6 +31,27 @@ class ModelConfig(Config):
         0, ge=0, description="stem and this many stages keep their weights; 0 freezes nothing"
     )
     bn_eval: bool = Field(True, description="batch norms of the backbone use their running moments")
+    pool: Pool = Field(
+        "avg", description="global pooling of the backbone; avg of a timm network is its own"
+    )
+    head: Head = Field(
+        "linear",
+        description="linear, cosine (as LDAM needs) or ml_gcn (usual: neck: false, pool: max)",
+    )
+    cosine_scale: float = Field(
+        30.0, gt=0, description="logits of the cosine head are this times the cosine"
+    )
+    word_vectors: str = Field(
+        "random",
+        min_length=1,
+        description="of ml_gcn: a GloVe text file, or 'random' for a fixed Gaussian matrix",
+    )
+    gcn_threshold: float = Field(
+        0.4, ge=0, le=1, description="ml_gcn joins two classes from this P(one | other) on"
+    )
+    gcn_weight: float = Field(
+        0.25, ge=0, description="weight in ml_gcn of a class's neighbours together; its own is 1"
+    )
 
     @field_validator("backbone")
     @classmethod

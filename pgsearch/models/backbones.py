@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from torch import nn
 
+from pgsearch.config.model import Pool
 from pgsearch.errors import InvalidSpec
 from pgsearch.models.digits_resnet import DigitsResNet
 
@@ -47,19 +48,21 @@ class Backbone:
         return len(self.stage_parameters) - 1
 
 
-def build_backbone(name: str) -> Backbone:
+def build_backbone(name: str, pool: Pool = "avg") -> Backbone:
     """Build a backbone with random weights from torch's global random stream.
 
     Args:
         name: `resnet18`, `resnet34`, `resnet50`, `resnet101`, `digits_resnet`, or `timm:` and a
             name that timm knows (without the pretrained weights its tag may stand for).
+        pool: how the last maps become features; `avg` is whatever the network of timm does by
+            itself, such as the class token of a ViT.
     """
     if name == DIGITS_RESNET:
-        return _digits_backbone()
+        return _digits_backbone(pool)
     if name in TORCHVISION_BACKBONES:
-        return _torchvision_backbone(name)
+        return _torchvision_backbone(name, pool)
     if name.startswith(TIMM_PREFIX):
-        return _timm_backbone(name.removeprefix(TIMM_PREFIX))
+        return _timm_backbone(name.removeprefix(TIMM_PREFIX), pool)
     raise _unknown_backbone(name)
 
 
@@ -79,8 +82,8 @@ def input_statistics(backbone: str) -> tuple[Triple, Triple]:
     raise _unknown_backbone(backbone)
 
 
-def _digits_backbone() -> Backbone:
-    network = DigitsResNet()
+def _digits_backbone(pool: Pool) -> Backbone:
+    network = DigitsResNet(pool)
     return Backbone(
         network=network,
         num_features=network.num_features,
@@ -89,12 +92,14 @@ def _digits_backbone() -> Backbone:
     )
 
 
-def _torchvision_backbone(name: str) -> Backbone:
+def _torchvision_backbone(name: str, pool: Pool) -> Backbone:
     import torchvision.models
 
     network = torchvision.models.get_model(name, weights=None)
     num_features = network.fc.in_features
     network.fc = nn.Identity()
+    if pool == "max":
+        network.avgpool = nn.AdaptiveMaxPool2d(1)
     stem = [*network.conv1.parameters(), *network.bn1.parameters()]
     stages = (network.layer1, network.layer2, network.layer3, network.layer4)
     return Backbone(
@@ -105,15 +110,45 @@ def _torchvision_backbone(name: str) -> Backbone:
     )
 
 
-def _timm_backbone(name: str) -> Backbone:
+def _timm_backbone(name: str, pool: Pool) -> Backbone:
     timm = _import_timm(TIMM_PREFIX + name)
     classifier = _timm_config(timm, name).classifier
-    network = timm.create_model(name, pretrained=False, num_classes=0)
+    if pool == "max":
+        network = _timm_with_max_pool(timm, name)
+    else:
+        network = timm.create_model(name, pretrained=False, num_classes=0)
     return Backbone(
         network=network,
         num_features=network.head_hidden_size,
         stage_parameters=_timm_stages(timm, network),
         classifier_names=(classifier,) if isinstance(classifier, str) else tuple(classifier or ()),
+    )
+
+
+def _timm_with_max_pool(timm: Any, name: str) -> Any:
+    try:
+        network = timm.create_model(name, pretrained=False, num_classes=0, global_pool="max")
+    # timm's networks assert; one that does not know the argument, or the value, says so by type.
+    except (AssertionError, TypeError, ValueError) as error:
+        raise _no_max_pool(name) from error
+    # Some take the argument and ignore it. Convolutional networks hold timm's pooling layer, ViTs
+    # the name of their pooling.
+    pools = {
+        module.pool_type
+        for module in network.modules()
+        if isinstance(module, timm.layers.SelectAdaptivePool2d)
+    }
+    if pools != {"max"} and (pools or getattr(network, "global_pool", None) != "max"):
+        raise _no_max_pool(name)
+    return network
+
+
+def _no_max_pool(name: str) -> InvalidSpec:
+    return InvalidSpec(
+        [
+            f"backbone {TIMM_PREFIX}{name} has no global max pooling: set model.pool to avg, or "
+            "choose a backbone that has it, such as a ResNet"
+        ]
     )
 
 

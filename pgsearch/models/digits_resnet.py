@@ -8,6 +8,8 @@ from typing import Final
 
 from torch import Tensor, nn
 
+from pgsearch.config.model import Pool
+
 STAGE_WIDTHS: Final = (16, 32, 64)
 # The first stage keeps the stem's resolution: halving it there is twice as fast, and lost
 # 0.01 to 0.09 mAP at equal epochs on scenes of small digits.
@@ -15,15 +17,16 @@ STAGE_STRIDES: Final = (1, 2, 2)
 
 
 class DigitsResNet(nn.Module):
-    """Stem 3×3 with stride 2, three stages of one residual block each, global average pool.
+    """Stem 3×3 with stride 2, three stages of one residual block each, global pool.
 
     After He et al., CVPR 2016 (doi:10.1109/CVPR.2016.90).
     """
 
     num_features: Final = STAGE_WIDTHS[-1]
 
-    def __init__(self) -> None:
+    def __init__(self, pool: Pool = "avg") -> None:
         super().__init__()
+        self.pool = pool
         width = STAGE_WIDTHS[0]
         self.stem = nn.Sequential(
             nn.Conv2d(3, width, kernel_size=3, stride=2, padding=1, bias=False),
@@ -41,6 +44,8 @@ class DigitsResNet(nn.Module):
     def forward(self, images_B3HW: Tensor) -> Tensor:
         """Return features `[B, D]`."""
         maps_BDHW: Tensor = self.stages(self.stem(images_B3HW))
+        if self.pool == "max":
+            return maps_BDHW.amax(dim=(2, 3))
         return maps_BDHW.mean(dim=(2, 3))
 
 

@@ -2,14 +2,17 @@
 
 import copy
 import math
+from collections import OrderedDict
 
 import pytest
 import torch
 from torch import nn
 
 from pgsearch.errors import InvalidSpec
-from pgsearch.models import build_classifier
-from pgsearch.models.classifier import BATCH_NORMS
+from pgsearch.models import build_model_to_load
+from pgsearch.models.backbones import build_backbone
+from pgsearch.models.classifier import BATCH_NORMS, freeze
+from tests.models import models
 
 # Backbone, frozen stages, prefixes of the parameters that must not move.
 FROZEN = [
@@ -25,18 +28,11 @@ FROZEN = [
 ]
 
 
-def build(backbone="digits_resnet", *, neck=True, frozen_stages=0, bn_eval=False, num_classes=5):
+def build(backbone="digits_resnet", *, bn_eval=False, **settings):
     if backbone.startswith("timm:"):
         pytest.importorskip("timm")
     torch.manual_seed(0)
-    return build_classifier(
-        backbone=backbone,
-        num_classes=num_classes,
-        weights=None,
-        neck=neck,
-        frozen_stages=frozen_stages,
-        bn_eval=bn_eval,
-    )
+    return models.build(backbone, bn_eval=bn_eval, **settings)
 
 
 def train_one_step(model, *, side=64):
@@ -136,23 +132,15 @@ def test_bn_eval_uses_the_stored_statistics_in_training():
 )
 def test_frozen_stages_out_of_range_names_the_range(name, largest):
     build(name, frozen_stages=largest)
-    for wrong in (-1, largest + 1):
-        with pytest.raises(InvalidSpec, match=rf"from 0 .* to {largest} .*got {wrong}$"):
-            build(name, frozen_stages=wrong)
+    with pytest.raises(InvalidSpec, match=rf"from 0 .* to {largest} .*got {largest + 1}$"):
+        build(name, frozen_stages=largest + 1)
+    with pytest.raises(InvalidSpec, match=rf"from 0 .* to {largest} .*got -1$"):
+        freeze(build_backbone(name), name, -1)
 
 
 def test_neck_is_linear_batch_norm_dropout_and_starts_as_in_the_recipe():
     torch.manual_seed(1)
-    model = build_classifier(
-        backbone="resnet50",
-        num_classes=400,
-        weights=None,
-        neck=True,
-        neck_dim=256,
-        dropout=0.3,
-        frozen_stages=0,
-        bn_eval=True,
-    )
+    model = models.build("resnet50", num_classes=400, neck_dim=256, dropout=0.3)
     assert [type(module) for module in model.neck] == [nn.Linear, nn.BatchNorm1d, nn.Dropout]
     linear, norm, dropout = model.neck
     assert (linear.in_features, linear.out_features, norm.num_features) == (2048, 256, 256)
@@ -178,3 +166,54 @@ def test_without_neck_the_head_sits_on_the_pooled_features():
     torch.testing.assert_close(model(images), logits_BC)
     assert model.head.weight.std().item() == pytest.approx(0.01, rel=0.1)
     assert not model.head.bias.any()
+
+
+@pytest.mark.parametrize("head", ["linear", "cosine", "ml_gcn"])
+@pytest.mark.parametrize("neck", [True, False])
+def test_parts_have_their_keys_and_work_alone(head, neck):
+    model = build(head=head, neck=neck).eval()
+    assert {key.partition(".")[0] for key in model.state_dict()} == {
+        "backbone",
+        "head",
+        *(["neck"] if neck else []),
+    }
+    images = torch.randn(2, 3, 48, 48)
+    features_BD = model.backbone(images)
+    assert torch.equal(model.head(model.neck(features_BD)), model(images))
+
+
+@pytest.mark.parametrize("pool", ["avg", "max"])
+@pytest.mark.parametrize("neck", [True, False])
+def test_checkpoint_loads_in_plain_torch(neck, pool):
+    import torchvision
+
+    model = build("resnet18", neck=neck, pool=pool, dropout=0.5)
+    train_one_step(model)
+    network = torchvision.models.resnet18()
+    network.fc = nn.Identity()
+    if pool == "max":
+        network.avgpool = nn.AdaptiveMaxPool2d(1)
+    plain_neck, num_features = nn.Identity(), 512
+    if neck:
+        plain_neck = nn.Sequential(nn.Linear(512, 256), nn.BatchNorm1d(256), nn.Dropout(0.5))
+        num_features = 256
+    plain = nn.Sequential(
+        OrderedDict(backbone=network, neck=plain_neck, head=nn.Linear(num_features, 5))
+    )
+    plain.load_state_dict(model.state_dict(), strict=True)
+    images = torch.randn(2, 3, 64, 64)
+    assert torch.equal(plain.eval()(images), model.eval()(images))
+
+
+@pytest.mark.parametrize("head", ["linear", "cosine", "ml_gcn"])
+def test_a_state_loads_into_a_model_that_knows_nothing_of_the_training(head):
+    settings = {"head": head, "frozen_stages": 2, "pool": "max"}
+    model = build(**settings)
+    train_one_step(model)
+    stream = torch.get_rng_state()
+    config = models.model_config(**settings, weights="absent.pth")
+    loaded = build_model_to_load(config, num_classes=5)
+    assert torch.equal(torch.get_rng_state(), stream)
+    loaded.load_state_dict(model.state_dict())
+    images = torch.randn(2, 3, 48, 48)
+    assert torch.equal(loaded.eval()(images), model.eval()(images))

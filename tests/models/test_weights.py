@@ -14,8 +14,9 @@ import torch
 from safetensors.torch import save_file
 
 from pgsearch.errors import InvalidData
-from pgsearch.models import build_classifier, check_weights, input_statistics, weights_fingerprint
+from pgsearch.models import check_weights, input_statistics, weights_fingerprint
 from pgsearch.models.backbones import build_backbone
+from tests.models import models
 
 DATA = Path(
     os.environ.get("PGSEARCH_TEST_DATA", Path(__file__).resolve().parents[3] / "shared" / "data")
@@ -24,9 +25,7 @@ LITE0 = DATA / "weights" / "tf_efficientnet_lite0.safetensors"
 
 
 def build(weights, backbone="digits_resnet"):
-    return build_classifier(
-        backbone=backbone, num_classes=3, weights=weights, neck=True, frozen_stages=1, bn_eval=True
-    )
+    return models.build(backbone, weights, num_classes=3, frozen_stages=1)
 
 
 def digits_state(seed=11):
