@@ -69,6 +69,11 @@ class ClassAwareSampler:
         num_samples_per_class: int = 3,
         reduce: int = 4,
     ) -> None:
+        if num_samples_per_class < 1 or reduce < 1:
+            raise ValueError(
+                "class-aware sampling needs num_samples_per_class >= 1 and reduce >= 1, got "
+                f"num_samples_per_class={num_samples_per_class} and reduce={reduce}"
+            )
         self._images_of_class = [np.flatnonzero(column) for column in targets_NC.T]
         empty = [c for c, images in enumerate(self._images_of_class) if not images.size]
         if empty or not self._images_of_class:

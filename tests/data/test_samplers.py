@@ -82,14 +82,24 @@ def test_uniform_epochs_are_permutations() -> None:
 
 
 @pytest.mark.parametrize(
-    ("largest", "num_classes", "epoch_length"),
+    ("largest", "num_classes", "draws", "iterations"),
     # VOC-LT and COCO-LT as published, and one that is rounded down.
-    [(775, 20, 3875), (1128, 80, 22_560), (5, 3, 3)],
+    [(775, 20, 3875, 121), (1128, 80, 22_560, 705), (5, 3, 3, 0)],
 )
-def test_epoch_length(largest: int, num_classes: int, epoch_length: int) -> None:
+def test_an_epoch_is_as_long_as_published_and_counts_each_class_exactly(
+    largest: int, num_classes: int, draws: int, iterations: int
+) -> None:
     counts = (largest, *[2] * (num_classes - 1))
     sampler = ClassAwareSampler(_single_label_targets(counts), seed=0)
-    assert len(sampler.next_epoch()) == sampler.epoch_length == epoch_length
+    indices = sampler.next_epoch()
+    assert len(indices) == sampler.epoch_length == draws
+    assert len(indices) // 32 == iterations
+    # Whole rounds of 3 images for each class; the rest goes to different classes.
+    class_of_image = np.repeat(np.arange(num_classes), counts)
+    rounds, rest = divmod(draws, 3 * num_classes)
+    drawn_C = np.bincount(class_of_image[indices], minlength=num_classes)
+    extra = sorted(drawn_C - 3 * rounds)
+    assert extra == sorted([3] * (rest // 3) + [rest % 3] + [0] * (num_classes - rest // 3 - 1))
 
 
 def _turns(sampler: ClassAwareSampler, num_epochs: int) -> list[list[int]]:
@@ -163,3 +173,15 @@ def test_samplers_refuse_what_they_cannot_draw_from() -> None:
         ClassAwareSampler(np.array([[1, 0], [1, 0]], dtype=np.uint8), seed=0)
     with pytest.raises(ValueError, match="reduce=49"):
         ClassAwareSampler(_single_label_targets(), seed=0, reduce=49)
+    for wrong in (0, -3):
+        with pytest.raises(ValueError, match=f"got num_samples_per_class={wrong}"):
+            ClassAwareSampler(_single_label_targets(), seed=0, num_samples_per_class=wrong)
+        with pytest.raises(ValueError, match=f"reduce={wrong}"):
+            ClassAwareSampler(_single_label_targets(), seed=0, reduce=wrong)
+
+
+def test_a_turn_gives_as_many_images_as_asked() -> None:
+    sampler = ClassAwareSampler(_single_label_targets(), seed=0, num_samples_per_class=2, reduce=1)
+    classes_TK = CLASS_OF_IMAGE[sampler.next_epoch()].reshape(-1, 2)
+    assert (classes_TK[:, 0] == classes_TK[:, 1]).all()
+    assert (np.sort(classes_TK[:, 0].reshape(-1, 4), axis=1) == np.arange(4)).all()
