@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from pgsearch.cli import read, run, spec
+from pgsearch.cli import data, predict, read, run, spec
 from pgsearch.errors import EXIT_INTERNAL, EXIT_INTERRUPTED, PgsearchError
 
 TYPER_INTERRUPTED = 130
@@ -26,9 +26,12 @@ app.command("train")(run.train)
 app.command("check")(spec.check)
 app.command("plan")(spec.plan)
 app.command("schema")(spec.schema)
+app.command("evaluate")(predict.evaluate)
+app.command("predict")(predict.predict)
 app.command("status")(read.status)
 app.command("table")(read.table)
 app.command("best")(read.best)
+app.add_typer(data.app, name="data")
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """Progress on stderr: a live table on a terminal, plain lines elsewhere."""
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -19,6 +20,8 @@ from pgsearch.config import SearchSpec
 from pgsearch.results import EpochRecord, TrialRecord, TrialState
 
 ENDED_TRIALS_SHOWN = 5
+SECONDS_BEFORE_PROGRESS = 2.0
+SECONDS_BETWEEN_LINES = 10.0
 
 
 class SearchProgress:
@@ -163,30 +166,45 @@ class SearchProgress:
 
 
 @contextlib.contextmanager
-def data_progress(*, quiet: bool) -> Iterator[Callable[[int, int], None]]:
-    """Yield a callback that shows the decoding of images, from its first call on."""
+def data_progress(
+    *, quiet: bool = False, what: str = "decoding images"
+) -> Iterator[Callable[[int, int], None]]:
+    """Yield a callback that shows how far a job over images is, once it takes over two seconds.
+
+    A bar on a terminal, else a line every ten seconds.
+    """
+    console = Console(stderr=True)
     bar = Progress(
-        TextColumn("decoding images"),
+        TextColumn(what),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=console,
         transient=True,
-        disable=quiet,
     )
     task = bar.add_task("", total=None)
+    due = math.inf
 
     def advance(done: int, total: int) -> None:
-        if not bar.live.is_started:
+        nonlocal due
+        if due == math.inf:
+            due = time.monotonic() + SECONDS_BEFORE_PROGRESS
+        if quiet or time.monotonic() < due:
+            return
+        if console.is_terminal:
             bar.start()
-        bar.update(task, completed=done, total=total)
-        if done == total:
-            bar.stop()
+            bar.update(task, completed=done, total=total)
+            if done == total:
+                bar.stop()
+        else:  # a log wants lines, and few
+            due = time.monotonic() + SECONDS_BETWEEN_LINES
+            console.print(f"{what}: {done} of {total}", highlight=False)
 
     try:
         yield advance
     finally:
-        bar.stop()
+        if bar.live.is_started:  # stopping what never began would print an empty line
+            bar.stop()
 
 
 def print_epoch(record: EpochRecord, epochs: int) -> None:

@@ -5,11 +5,14 @@ Shapes: N images, H = W pixels, C classes.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from pgsearch.errors import InvalidData
+
+SPLITS: Final = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +34,7 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class MultiLabelDataset:
-    """A data set with its splits.
+    """A data set with its splits, of which validation may be empty.
 
     `fingerprint` identifies the contents: the same on every machine and after every rebuild.
     """
@@ -56,6 +59,10 @@ class MultiLabelDataset:
         """Training images that contain each class."""
         counts_C: npt.NDArray[np.int64] = self.train.targets_NC.sum(axis=0, dtype=np.int64)
         return counts_C
+
+    def split(self, name: str) -> Split:
+        """Return a split by its name, one of `SPLITS`."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}[name]
 
     def check(self) -> None:
         """Raise InvalidData naming each class that training can learn nothing about."""

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pgsearch.data.cache import Array, ArrayPlan, cached_arrays
-from pgsearch.data.dataset import MultiLabelDataset, Split
+from pgsearch.data.dataset import SPLITS, MultiLabelDataset, Split
 from pgsearch.data.long_tail import pareto_profile
 from pgsearch.provenance import fingerprint
 
@@ -31,7 +31,6 @@ Box = tuple[int, int, int, int]
 GENERATOR_VERSION: Final = 1
 """Part of the cache key: raise it with every change that moves a pixel."""
 
-SPLITS: Final = ("train", "validation", "test")
 STREAMS: Final = (
     "handwriting",
     "train labels",
