@@ -37,6 +37,30 @@ def average_precision_per_class(scores_NC: npt.ArrayLike, targets_NC: npt.ArrayL
     return average_precisions_C
 
 
+def f1_scores(scores_NC: npt.ArrayLike, targets_NC: npt.ArrayLike) -> dict[str, float]:
+    """Micro and macro F1 of the labels that a probability above 1/2 gives.
+
+    `micro` counts all labels of all classes together; `macro` is the mean of the classes' own F1,
+    over the classes with a positive image (NaN if there is none), as mean average precision is.
+
+    Args:
+        scores_NC: finite logits z; σ(z) > 1/2 is z > 0.
+        targets_NC: 1 where the image contains the class, else 0.
+    """
+    scores = np.asarray(scores_NC, dtype=np.float64)
+    targets = np.asarray(targets_NC)
+    _check_scored(scores, targets)
+    # scikit-learn's f1_score reads a single column as two classes, and takes no empty array.
+    predicted, positive = scores > 0, targets.astype(bool)
+    hits_C = (predicted & positive).sum(axis=0)
+    labels_C = predicted.sum(axis=0) + positive.sum(axis=0)
+    has_positive_C = positive.any(axis=0)
+    if not has_positive_C.any():
+        return {"micro": float("nan"), "macro": float("nan")}
+    macro = np.mean(2 * hits_C[has_positive_C] / labels_C[has_positive_C])
+    return {"micro": float(2 * hits_C.sum() / labels_C.sum()), "macro": float(macro)}
+
+
 def group_means(values_C: npt.ArrayLike, class_groups_C: npt.ArrayLike) -> dict[str, float]:
     """Mean over all classes (`total`) and over those of each group (`head`, `medium`, `tail`).
 

@@ -37,6 +37,7 @@ def epoch_record(epoch: int, value: float = 0.5, *, last: bool = False) -> Epoch
     parts = dict.fromkeys(("total", *GROUPS), value)
     per_class = [value, nan, value]
     splits = ("validation", "test") if last else ("validation",)
+    f1 = {"micro": value, "macro": nan}
     return EpochRecord(
         epoch=epoch,
         iterations=10 * epoch,
@@ -45,6 +46,7 @@ def epoch_record(epoch: int, value: float = 0.5, *, last: bool = False) -> Epoch
         gradient_norm=1.5,
         map=dict.fromkeys(splits, parts),
         ap=dict.fromkeys(splits, per_class),
+        f1=dict.fromkeys(splits, f1),
         loss=dict.fromkeys(splits, 0.3),
         p_pos=per_class,
         p_neg=per_class,

@@ -8,7 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pgsearch.metrics import ProbabilityMeter, average_precision_per_class, group_means
+from pgsearch.metrics import (
+    ProbabilityMeter,
+    average_precision_per_class,
+    f1_scores,
+    group_means,
+)
 
 
 def average_precision_by_definition(scores, targets):
@@ -201,3 +206,33 @@ def test_meter_refuses_other_shapes():
         meter.update(torch.zeros(4, 2), torch.zeros(4, 1))
     with pytest.raises(ValueError, match=r"both be \[B, 2\]"):
         meter.update(torch.zeros(4, 3), torch.zeros(4, 3))
+
+
+def f1_by_definition(scores, targets):
+    """Harmonic mean of precision and recall, of the labels with a score above 0."""
+    hits = sum(1 for s, t in zip(scores, targets, strict=True) if s > 0 and t)
+    predicted, positives = sum(s > 0 for s in scores), sum(targets)
+    if hits == 0:
+        return 0.0
+    precision, recall = hits / predicted, hits / positives
+    return 2 * precision * recall / (precision + recall)
+
+
+@given(scored_images())
+@settings(max_examples=100, deadline=None)
+def test_f1_is_its_definition(case):
+    scores_NC, targets_NC = case
+    found = f1_scores(scores_NC, targets_NC)
+    columns = [
+        (list(scores_NC[:, c]), [int(t) for t in targets_NC[:, c]])
+        for c in range(scores_NC.shape[1])
+    ]
+    with_positives = [f1_by_definition(s, t) for s, t in columns if any(t)]
+    if not with_positives:
+        assert math.isnan(found["micro"])
+        assert math.isnan(found["macro"])
+        return
+    all_scores = [s for scores, _ in columns for s in scores]
+    all_targets = [t for _, targets in columns for t in targets]
+    assert found["micro"] == pytest.approx(f1_by_definition(all_scores, all_targets), abs=1e-12)
+    assert found["macro"] == pytest.approx(sum(with_positives) / len(with_positives), abs=1e-12)

@@ -1,7 +1,8 @@
 """Frames as text: for a terminal, Markdown or CSV."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 from rich import box
@@ -13,7 +14,7 @@ from pgsearch.analysis.tables import PARTS, short_params
 from pgsearch.config import SearchSpec
 
 MISSING = "–"
-TEXT_COLUMNS = ("search", "configuration", "parameters", "state")
+TEXT_COLUMNS = ("search", "configuration", "parameters", "state", "class", "group")
 
 
 def configurations(frame: pd.DataFrame, split: str, style: str) -> None:
@@ -61,6 +62,21 @@ def leaderboard(frame: pd.DataFrame, spec: SearchSpec, style: str) -> None:
     _print(title, header, rows, [[False] * len(header)] * len(rows), style)
 
 
+def evaluation(facts: Mapping[str, Any]) -> None:
+    """Print what a classifier is worth on one split, class by class."""
+    header = ["class", "group", "positives", "AP"]
+    rows = [
+        [row["class"], row["group"], str(row["positives"]), _percent(row["ap"])]
+        for row in facts["classes"]
+    ]
+    title = f"AP in % on {facts['images']} images of {facts['split']}"
+    _print(title, header, rows, [[False] * len(header)] * len(rows), "terminal")
+    parts = "  ".join(f"{part} {_percent(facts['map'][part])}" for part in PARTS)
+    sys.stdout.write(f"mAP {parts}\n")
+    f1 = "  ".join(f"{mean} {_percent(value)}" for mean, value in facts["f1"].items())
+    sys.stdout.write(f"F1  {f1}  (labels of a probability above 1/2)\n")
+
+
 def _print(
     title: str,
     header: Sequence[str],
@@ -103,5 +119,5 @@ def _mean_and_std(mean: float, std: float) -> str:
     return _percent(mean) if pd.isna(std) else f"{_percent(mean)} ± {100 * std:.2f}"
 
 
-def _percent(value: float) -> str:
-    return MISSING if pd.isna(value) else f"{100 * value:.2f}"
+def _percent(value: float | None) -> str:
+    return MISSING if value is None or pd.isna(value) else f"{100 * value:.2f}"

@@ -1,5 +1,6 @@
 """Commands that train: `run` a search, `train` one configuration."""
 
+import functools
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,9 @@ def run(
     trials: Annotated[
         int | None, typer.Option(min=1, help="Configurations to try; more extend a search.")
     ] = None,
+    save_scores: Annotated[
+        bool, typer.Option("--save-scores", help="Keep the best trials' scores of every image.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
 ) -> None:
     """Run a search, or go on with it: the same command after any interruption.
@@ -29,13 +33,23 @@ def run(
     from pgsearch.config import load_spec
 
     extended = [] if trials is None else [f"trials={trials}"]
+    extended += ["save_scores=true"] if save_scores else []
     search = load_spec(spec, [*(overrides or []), *extended])
 
     from pgsearch.search.run import run_search
 
-    with SearchProgress(search, quiet=quiet) as progress, data_progress(quiet=quiet) as advance:
+    with (
+        SearchProgress(search, quiet=quiet) as progress,
+        data_progress(quiet=quiet) as decoded,
+        data_progress(quiet=quiet, what="computing features") as computed,
+    ):
         outcome = run_search(
-            search, results, listener=progress, address=address, data_progress=advance
+            search,
+            results,
+            listener=progress,
+            address=address,
+            data_progress=decoded,
+            feature_progress=computed,
         )
     progress.summary(outcome, results)
     raise typer.Exit(outcome.exit_code)
@@ -49,6 +63,9 @@ def train(
     save: Annotated[
         Path | None, typer.Option(help="Folder for rows and checkpoint; resumes if it has them.")
     ] = None,
+    save_scores: Annotated[
+        bool, typer.Option("--save-scores", help="With --save: also the scores of every image.")
+    ] = False,
 ) -> None:
     """Train the base configuration of a spec once, in this process, without Ray.
 
@@ -63,15 +80,21 @@ def train(
     if variant is not None and variant not in search.variants:
         known = ", ".join(search.variants) or "none"
         raise UsageError(f"--variant {variant}: the spec has no such variant; it has: {known}")
+    if save_scores and save is None:
+        raise UsageError("--save-scores needs --save FOLDER, where the scores go")
     trial = search.trial(0, {}, variant)
 
     from pgsearch.results import DriverLock, EpochRecord, EpochWriter, Ledger
+    from pgsearch.results.scores import write_scores
     from pgsearch.search.run import prepare_data
     from pgsearch.training.checkpoint import Checkpoints
     from pgsearch.training.fit import fit
 
-    with data_progress(quiet=False) as advance:
-        prepare_data(search, advance)
+    with (
+        data_progress(quiet=False) as decoded,
+        data_progress(quiet=False, what="computing features") as computed,
+    ):
+        prepare_data(search, decoded, computed, variants=[variant])
     if save is None:
         fit(trial, report=lambda record: print_epoch(record, trial.training.epochs))
         return
@@ -84,4 +107,11 @@ def train(
             writer.append(record)
             print_epoch(record, trial.training.epochs)
 
-        fit(trial, report=report, checkpoints=Checkpoints(ledger.checkpoint_file(trial.number)))
+        fit(
+            trial,
+            report=report,
+            checkpoints=Checkpoints(ledger.checkpoint_file(trial.number)),
+            save_scores=functools.partial(write_scores, ledger.scores_file(trial.number))
+            if save_scores
+            else None,
+        )

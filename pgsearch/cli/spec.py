@@ -14,33 +14,49 @@ def check(
         list[str],
         typer.Argument(metavar="SPEC... [KEY=VALUE...]", help="YAML files, and changes to them."),
     ],
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Files that are not there are errors (exit code 4).")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Say all that is wrong with specs, before Ray or training starts."""
+    """Say all that is wrong with specs, before Ray or training starts.
+
+    A data or weights file that is not there is a warning: a spec may be written before its data.
+    """
     from pgsearch.config import load_spec
-    from pgsearch.errors import InvalidSpec, UsageError
+    from pgsearch.errors import InvalidData, InvalidSpec, UsageError
 
     files = [word for word in specs if "=" not in word]
     overrides = [word for word in specs if "=" in word]
     if not files:
         raise UsageError("name at least one spec, such as search_spaces/digits_pg.yaml")
     found: dict[str, list[str]] = {}
+    missing: dict[str, list[str]] = {}
     for file in files:
         try:
-            found[file] = missing_files(load_spec(file, overrides))
+            missing[file] = missing_files(load_spec(file, overrides))
+            found[file] = []
         except InvalidSpec as error:
-            found[file] = error.problems
+            found[file], missing[file] = error.problems, []
     if as_json:
-        typer.echo(json.dumps({file: {"problems": p, "ok": not p} for file, p in found.items()}))
+        facts = {
+            file: {"problems": problems, "missing_files": missing[file], "ok": not problems}
+            for file, problems in found.items()
+        }
+        typer.echo(json.dumps(facts))
     else:
         for file, problems in found.items():
             typer.echo("\n".join(problems) if problems else f"{file}: ok")
+            for line in missing[file]:
+                typer.echo(f"{file}: {'error' if strict else 'warning'}: {line}", err=True)
     if any(found.values()):
         raise typer.Exit(InvalidSpec.exit_code)
+    if strict and any(missing.values()):
+        raise typer.Exit(InvalidData.exit_code)
 
 
 def missing_files(spec: Any) -> list[str]:
-    """Return a problem for each file that a spec names and that is not there."""
+    """Return a line for each file that a spec names and that is not there."""
     problems = []
     for variant in spec.variant_names():
         base = spec.base(variant)
@@ -51,8 +67,10 @@ def missing_files(spec: Any) -> list[str]:
         weights = base["model"]["weights"]
         if weights != "random" and not weights.startswith("torchvision:"):
             named["model.weights"] = weights
+        if base["model"]["word_vectors"] != "random":
+            named["model.word_vectors"] = base["model"]["word_vectors"]
         problems += [
-            f"{spec.name}: {key}: {path} does not exist; correct it, or override {key}=…"
+            f"{key}: {path} does not exist; correct it, or override {key}=…"
             for key, path in named.items()
             if path is not None and not Path(path).exists()
         ]
@@ -131,8 +149,9 @@ def schema(
 
     definition = SearchSpec.model_json_schema()
     definition["properties"]["extends"] = {
-        "type": "string",
-        "description": "another spec, relative to this file, to lay this one over",
+        "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
+        "description": "another spec, relative to this file, to lay this one over; or several, "
+        "each laid over those before it",
     }
     definition["required"] = ["data", "model", "loss"]  # a name defaults to the file's
     typer.echo(json.dumps(definition, indent=2))

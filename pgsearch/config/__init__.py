@@ -3,9 +3,10 @@
 from pgsearch.config.load import load_spec, parse_spec
 from pgsearch.config.search import Objective, SearchSpec
 from pgsearch.config.space import Dimension
-from pgsearch.config.trial import TrialSpec, configuration_leaves, flatten
+from pgsearch.config.trial import Configuration, TrialSpec, configuration_leaves, flatten
 
 __all__ = [
+    "Configuration",
     "Dimension",
     "Objective",
     "SearchSpec",

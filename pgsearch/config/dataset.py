@@ -49,7 +49,10 @@ class ManifestConfig(_DataConfig):
     root: str | None = Field(None, description="folder of the images; null is the manifest's own")
     image_size: int = Field(224, ge=16, le=1024, description="side in pixels after resizing")
     validation_fraction: float = Field(
-        0.2, gt=0, lt=1, description="part of train held out where the manifest has no validation"
+        0.2,
+        ge=0,
+        lt=1,
+        description="part of train held out where the manifest has no validation; 0 is none",
     )
     split_seed: int = Field(0, ge=0, description="seed of that split")
 

@@ -29,7 +29,8 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> SearchSpec:
     """Read, extend, override and validate a search.
 
     Args:
-        path: a YAML file. `extends: OTHER` (relative to the file) lays it over another one.
+        path: a YAML file. `extends: OTHER` (relative to the file) lays it over another one, or
+            over several, of which a later one is laid over the earlier.
             `${VAR}` and `${VAR:-default}` in a text value are replaced from the environment.
         overrides: `key=value` with a dotted key and a YAML value, such as `training.epochs=2`.
 
@@ -100,14 +101,22 @@ def _read(path: Path, seen: tuple[Path, ...]) -> _Document:
         chain = " -> ".join(str(p) for p in (*seen, path))
         raise InvalidSpec([f"{path}: extends goes round in a circle: {chain}"])
     document = _parse(path)
-    parent = document.data.pop("extends", None)
-    if parent is None:
+    parents = document.data.pop("extends", None)
+    if parents is None:
         return document
-    if not isinstance(parent, str):
-        raise InvalidSpec([f"{path}: extends: must be the path of a file, got {parent!r}"])
-    base = _read(path.parent / parent, (*seen, path.resolve()))
-    base.data.pop("name", None)  # a search that extends another has a folder of its own
-    return _Document(merge(base.data, document.data), {**base.places, **document.places})
+    if isinstance(parents, str):
+        parents = [parents]
+    if not isinstance(parents, list) or not all(isinstance(parent, str) for parent in parents):
+        raise InvalidSpec(
+            [f"{path}: extends: must be the path of a file or a list of them, got {parents!r}"]
+        )
+    data: dict[str, Any] = {}
+    places: dict[Location, str] = {}
+    for parent in parents:
+        base = _read(path.parent / parent, (*seen, path.resolve()))
+        data, places = merge(data, base.data), {**places, **base.places}
+    data.pop("name", None)  # a search that extends another has a folder of its own
+    return _Document(merge(data, document.data), {**places, **document.places})
 
 
 def _parse(path: Path) -> _Document:

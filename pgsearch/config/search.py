@@ -16,7 +16,15 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._\-]{0,99}$"
 
 # What may change between two runs of one search without making it another search.
 RESUMABLE_CHANGES = frozenset(
-    {"purpose", "trials", "resources", "max_concurrent", "max_retries", "keep_checkpoints"}
+    {
+        "purpose",
+        "trials",
+        "resources",
+        "max_concurrent",
+        "max_retries",
+        "keep_checkpoints",
+        "save_scores",
+    }
 )
 
 Location: TypeAlias = tuple[str | int, ...]
@@ -69,6 +77,9 @@ class SearchSpec(Configuration):
     max_concurrent: int | None = Field(None, ge=1, description="null is what the machine holds")
     max_retries: int = Field(3, ge=0, description="restarts of a trial whose worker was lost")
     keep_checkpoints: int = Field(1, ge=0, description="how many best trials keep a checkpoint")
+    save_scores: bool = Field(
+        False, description="keep the scores of every image too, of trials that keep a checkpoint"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -173,6 +184,8 @@ def _budget_problems(spec: SearchSpec) -> Iterator[tuple[Location, str]]:
             yield ("points",), "points belong to method: search; a grid has all of them"
         if not spec.space and not spec.variants:
             yield ("method",), "a grid needs a space or variants"
+        if spec.pruner.name != "none":
+            yield ("pruner", "name"), "a grid compares trials at their last epoch; use none"
     if len(set(spec.seeds)) < len(spec.seeds):
         yield ("seeds",), f"a seed appears twice: {list(spec.seeds)}"
     if min(spec.seeds) < 0:

@@ -28,8 +28,18 @@ class TrainingConfig(Config):
     sampler_reduce: int = Field(
         4, ge=1, description="a class-aware epoch is max count x classes / this many draws"
     )
+    sampler_repeat: int = Field(
+        3, ge=1, description="images that a class gives when it is its turn (class-aware)"
+    )
     iterations_per_epoch: int | None = Field(
         None, ge=1, description="steps of an epoch for every sampler alike; null is the sampler's"
+    )
+    trunk: Literal["trained", "frozen"] = Field(
+        "trained",
+        description="frozen: the backbone computes features once, neck and head are trained",
+    )
+    photometric: float = Field(
+        0.5, ge=0, le=1, description="probability of each distortion of colours; 0 is none"
     )
     crop_min: float = Field(0.8, gt=0, le=1, description="smallest side of the random crop")
     flip: float = Field(0.5, ge=0, le=1, description="probability of a horizontal flip")
@@ -37,6 +47,9 @@ class TrainingConfig(Config):
     channels_last: bool = Field(True, description="memory layout of the network")
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="auto is a GPU if there is one"
+    )
+    workers: int = Field(
+        0, ge=0, le=64, description="threads that prepare batches ahead; results are the same"
     )
     eval_batch_size: int = Field(128, ge=1, description="images per step of an evaluation")
     validate_every: int = Field(1, ge=1, description="epochs between evaluations on validation")

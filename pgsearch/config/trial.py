@@ -4,7 +4,7 @@ import types
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic.fields import FieldInfo
 
 from pgsearch.class_groups import GROUPS
@@ -23,6 +23,25 @@ class Configuration(Config):
     model: ModelConfig
     loss: LossConfig
     training: TrainingConfig = TrainingConfig()
+
+    @model_validator(mode="after")
+    def _parts_go_together(self) -> "Configuration":
+        if self.loss.name == "ldam" and self.model.head != "cosine":
+            raise ValueError(
+                f"loss ldam reads cosines, and model.head is {self.model.head}: set "
+                "model.head: cosine"
+            )
+        if self.loss.name == "ldam" and self.loss.scale != self.model.cosine_scale:
+            raise ValueError(
+                f"loss.scale ({self.loss.scale:g}) of ldam must be that of the cosine head, "
+                f"model.cosine_scale ({self.model.cosine_scale:g}): set both to one value"
+            )
+        if self.training.trunk == "frozen" and self.model.weights == "random":
+            raise ValueError(
+                "training.trunk: frozen computes features with model.weights, which are random: "
+                "give a file or torchvision:NAME, or set training.trunk: trained"
+            )
+        return self
 
 
 class TrialSpec(Configuration):

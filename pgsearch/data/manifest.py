@@ -57,7 +57,8 @@ def load_manifest(
         manifest: a `.csv` or `.parquet` file.
         root: folder that the image paths are relative to; None is the manifest's own.
         image_size: side of the decoded images; the aspect ratio is not kept.
-        validation_fraction: part of train that is held out if no row is validation.
+        validation_fraction: part of train that is held out if no row is validation; 0 leaves the
+            data set without validation.
         split_seed: of that split.
         cache_dir: see `cached_arrays`.
         class_names: classes and their order; None takes all that the manifest has.
@@ -67,7 +68,7 @@ def load_manifest(
         InvalidData: with all problems of the manifest, or all of the images.
         StorageError: the cache cannot be written.
     """
-    root = Path(os.path.normpath((manifest.parent if root is None else root).absolute()))
+    root = _root(manifest, root)
     problems = Problems()
     rows = read_rows(manifest, root=root, class_names=class_names, problems=problems)
     rows_of_split: dict[str, Indices] = {}
@@ -96,12 +97,57 @@ def load_manifest(
     )
 
 
+def load_manifest_split(
+    manifest: Path,
+    *,
+    root: Path | None,
+    split: str,
+    image_size: int,
+    class_names: Sequence[str],
+    cache_dir: Path,
+    progress: Progress | None = None,
+) -> Split:
+    """Load one split of a manifest that need not have others: to score it, not to train.
+
+    Args:
+        manifest: a `.csv` or `.parquet` file.
+        root: folder that the image paths are relative to; None is the manifest's own.
+        split: train, validation or test.
+        image_size: side of the decoded images; the aspect ratio is not kept.
+        class_names: classes and their order; the manifest may hold more.
+        cache_dir: see `cached_arrays`.
+        progress: called with the number of images that are decoded and that there are.
+
+    Raises:
+        InvalidData: with all problems of the manifest, or all of the images.
+        StorageError: the cache cannot be written.
+    """
+    root = _root(manifest, root)
+    problems = Problems()
+    rows = read_rows(manifest, root=root, class_names=class_names, problems=problems)
+    of_split = np.flatnonzero(rows.splits_N == split)
+    if not of_split.size and not problems:
+        problems.add(
+            "empty split",
+            f"{manifest}: no row has the split {split!r}; choose another split or add rows",
+        )
+    problems.raise_if_any()
+    files = [rows.files[row] for row in of_split]
+    arrays = _decoded(files, root, image_size, cache_dir, progress)
+    ids = tuple(file.image_id for file in files)
+    return Split(arrays["images"], rows.targets_NC[of_split], ids)
+
+
+def _root(manifest: Path, root: Path | None) -> Path:
+    return Path(os.path.normpath((manifest.parent if root is None else root).absolute()))
+
+
 def _divide(rows: Rows, validation_fraction: float, split_seed: int) -> dict[str, Indices]:
     """Rows of each split, in the manifest's order."""
     rows_of_split = {
         name: np.flatnonzero(rows.splits_N == name) for name in ("train", "validation", "test")
     }
-    if not rows_of_split["validation"].size:
+    if not rows_of_split["validation"].size and validation_fraction > 0:
         pool = rows_of_split["train"]
         held_out_N = stratified_holdout(
             rows.targets_NC[pool], fraction=validation_fraction, seed=split_seed

@@ -7,6 +7,7 @@
         epochs/00003.parquet  one row per epoch: the trial's own
         attempts/00003-2.json a claim: the second execution of trial 3
         checkpoints/00003.pt  the newest state of trial 3
+        scores/00003.parquet  scores of its last epoch, one row per image (`save_scores`)
 
 One file per trial, replaced as a whole: an epoch is in it once however often it was computed, and
 `pandas.read_parquet("results/NAME/epochs")` needs no help of ours to be right.
@@ -201,6 +202,10 @@ class Ledger:
         """Return where the newest state of a trial lies."""
         return self.folder / "checkpoints" / f"{number:05d}.pt"
 
+    def scores_file(self, number: int) -> Path:
+        """Return where the scores of a trial's last epoch lie."""
+        return self.folder / "scores" / f"{number:05d}.parquet"
+
     def files(self, table: str) -> list[Path]:
         """Return the Parquet files of `trials` or `epochs`."""
         return sorted((self.folder / table).glob("[0-9]*.parquet"))
@@ -346,6 +351,8 @@ def _epoch_row(record: EpochRecord, trial: TrialSpec, attempt: int) -> dict[str,
     row |= {f"loss.{split}": _defined(value) for split, value in record.loss.items()}
     for split, parts in record.map.items():
         row |= {f"map.{split}.{part}": _defined(value) for part, value in parts.items()}
+    for split, means in record.f1.items():
+        row |= {f"f1.{split}.{mean}": _defined(value) for mean, value in means.items()}
     row |= {f"class.ap.{split}": _defined(values) for split, values in record.ap.items()}
     row |= {f"p_pos.{group}": _defined(record.group_p_pos[group]) for group in GROUPS}
     row |= {f"p_neg.{group}": _defined(record.group_p_neg[group]) for group in GROUPS}

@@ -56,6 +56,8 @@ class EpochRecord:
     """By split (validation, test), then total, head, medium, tail; only what was evaluated."""
     ap: dict[str, list[float]]
     """By split, per class."""
+    f1: dict[str, dict[str, float]]
+    """By split, then micro, macro; of probabilities above 1/2."""
     loss: dict[str, float]
     """Mean loss by split, where it was evaluated."""
     p_pos: list[float]
@@ -151,6 +153,10 @@ def epoch_schema() -> pa.Schema:
         columns += [
             (f"map.{split}.{part}", pa.float64(), f"mean AP on {split}, {part} classes, in [0, 1]")
             for part in ("total", *GROUPS)
+        ]
+        columns += [
+            (f"f1.{split}.{mean}", pa.float64(), f"{mean} F1 on {split} at probability 1/2")
+            for mean in ("micro", "macro")
         ]
     for sign, meaning in (("pos", "positives: sigmoid(z)"), ("neg", "negatives: 1 - sigmoid(z)")):
         columns += [

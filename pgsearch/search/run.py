@@ -7,20 +7,22 @@ import signal
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 from pgsearch.config import SearchSpec
 from pgsearch.data.build import build_dataset
+from pgsearch.data.dataset import SPLITS, MultiLabelDataset
 from pgsearch.errors import (
     EXIT_DONE,
     EXIT_INTERRUPTED,
     EXIT_NOTHING_COMPLETED,
     EXIT_SOME_FAILED,
     IncompatibleResume,
+    InvalidSpec,
     StorageError,
     UsageError,
 )
@@ -28,6 +30,8 @@ from pgsearch.models.build import check_model, weights_fingerprint
 from pgsearch.results import DriverLock, Ledger, TrialState
 from pgsearch.search.control import Listener, SearchControl
 from pgsearch.search.study import SearchStudy
+
+Progress: TypeAlias = Callable[[int, int], None]
 
 _RAY_SETTINGS = {
     # Tune's state is never used, so it is not worth writing.
@@ -46,6 +50,15 @@ _RAY_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS": "0",
 }
+
+
+class Inputs(NamedTuple):
+    """What a variant is trained on."""
+
+    data_fingerprint: str
+    weights_fingerprint: str
+    splits: frozenset[str]
+    """Those that have images."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +87,8 @@ def run_search(
     *,
     listener: Listener,
     address: str | None = None,
-    data_progress: Callable[[int, int], None] | None = None,
+    data_progress: Progress | None = None,
+    feature_progress: Progress | None = None,
 ) -> Outcome:
     """Run a search to its end, or go on with it where its ledger stands.
 
@@ -84,13 +98,16 @@ def run_search(
         listener: is told of every trial and epoch.
         address: of a Ray cluster; None is RAY_ADDRESS, or a Ray of its own on this machine.
         data_progress: called with the number of images that are decoded and that there are.
+        feature_progress: the same for features of a frozen trunk.
 
     Raises:
         InvalidData: images, labels or weights break a rule; nothing was written.
+        InvalidSpec: the spec does not fit the data; nothing was written.
         IncompatibleResume: the folder holds another search.
         StorageError: results cannot be written, or another driver works on this search.
     """
-    inputs = prepare_data(spec, data_progress)
+    inputs = prepare_data(spec, data_progress, feature_progress)
+    _require_splits(spec, inputs)
     ledger = Ledger((results / spec.name).resolve())
     with DriverLock(ledger.folder):
         ledger.begin(spec)
@@ -120,34 +137,65 @@ def run_search(
 
 
 def prepare_data(
-    spec: SearchSpec, progress: Callable[[int, int], None] | None = None
-) -> dict[str | None, tuple[str, str]]:
+    spec: SearchSpec,
+    data_progress: Progress | None = None,
+    feature_progress: Progress | None = None,
+    *,
+    variants: Sequence[str | None] | None = None,
+) -> dict[str | None, Inputs]:
     """Build every data set of a search in this machine's cache and check its weights.
 
-    So that trials find them there, and a user learns of bad data before any trial starts.
+    So that trials find them there, and a user learns of bad data before any trial starts. Features
+    of a frozen trunk are computed here too; on other nodes of a cluster their first trial does it.
+
+    Args:
+        spec: the search.
+        data_progress: called with the number of images that are decoded and that there are.
+        feature_progress: the same for features.
+        variants: which variants; None is all that the spec has.
 
     Returns:
-        Fingerprints of data and weights, by variant.
+        What was found, by variant.
 
     Raises:
         InvalidData: images, labels or weights break a rule.
     """
-    known: dict[str, str] = {}
-    inputs: dict[str | None, tuple[str, str]] = {}
-    for variant in spec.variant_names():
+    known: dict[str, MultiLabelDataset] = {}
+    inputs: dict[str | None, Inputs] = {}
+    for variant in spec.variant_names() if variants is None else variants:
         configuration = spec.trial(0, {}, variant)
         settings = configuration.data.model_dump_json()
         if settings not in known:
-            dataset = build_dataset(configuration.data, progress=progress)
-            dataset.check()
-            known[settings] = dataset.fingerprint
-        check_model(configuration.model)
-        inputs[variant] = (known[settings], weights_fingerprint(configuration.model))
+            known[settings] = build_dataset(configuration.data, progress=data_progress)
+            known[settings].check()
+        data = known[settings]
+        check_model(configuration.model, data.class_names)
+        if configuration.training.trunk == "frozen":
+            # Torch takes seconds to import, and a search without a frozen trunk needs it elsewhere.
+            from pgsearch.training.device import choose_device
+            from pgsearch.training.features import cached_features
+
+            device = choose_device(configuration.training.device)
+            cached_features(configuration, data, device, progress=feature_progress)
+        splits = frozenset(name for name in SPLITS if data.split(name).num_images)
+        weights = weights_fingerprint(configuration.model)
+        inputs[variant] = Inputs(data.fingerprint, weights, splits)
     return inputs
 
 
+def _require_splits(spec: SearchSpec, inputs: Mapping[str | None, Inputs]) -> None:
+    problems = [
+        f"{spec.name}: the objective is on {objective.split}, and the data has no images of it: "
+        "set data.validation_fraction above 0, or objective: {split: test}"
+        for objective in spec.objective
+        if any(objective.split not in found.splits for found in inputs.values())
+    ]
+    if problems:
+        raise InvalidSpec(problems)
+
+
 def _require_same_inputs(
-    spec: SearchSpec, study: SearchStudy, inputs: Mapping[str | None, tuple[str, str]]
+    spec: SearchSpec, study: SearchStudy, inputs: Mapping[str | None, Inputs]
 ) -> None:
     """Refuse to go on with other images, labels or weights than the recorded epochs had."""
     if any(path.startswith(("data.", "model.")) for path in spec.space):

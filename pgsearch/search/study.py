@@ -184,7 +184,7 @@ class SearchStudy:
         return self._records[number]
 
     def remove_checkpoints(self, ended: int) -> None:
-        """Remove the checkpoint of an ended trial, or the one that it is better than.
+        """Remove checkpoint and scores of an ended trial, or of the one that it is better than.
 
         The best `keep_checkpoints` by the first objective stay.
         """
@@ -193,6 +193,7 @@ class SearchStudy:
         kept = set(self._best_first(complete)[: self.spec.keep_checkpoints])
         for number in self._with_checkpoint - kept:
             self._ledger.checkpoint_file(number).unlink(missing_ok=True)
+            self._ledger.scores_file(number).unlink(missing_ok=True)
         self._with_checkpoint = kept
 
     def _best_first(self, numbers: Iterable[int]) -> list[int]:

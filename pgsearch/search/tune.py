@@ -5,6 +5,7 @@ each run is a fresh Tune experiment over the ledger, whose state on disk is thro
 """
 
 import contextlib
+import functools
 import os
 import traceback
 from collections.abc import Iterator, Mapping
@@ -34,6 +35,7 @@ def train_trial(config: dict[str, Any]) -> None:
     An error of the trial itself is reported, not raised, since Tune would run it again; only the
     loss of the worker brings another attempt.
     """
+    from pgsearch.results.scores import write_scores
     from pgsearch.training.checkpoint import Checkpoints
     from pgsearch.training.fit import fit
 
@@ -49,7 +51,15 @@ def train_trial(config: dict[str, Any]) -> None:
 
     try:
         writer = EpochWriter(ledger, trial, ledger.claim_attempt(trial.number))
-        fit(trial, report=report, checkpoints=Checkpoints(ledger.checkpoint_file(trial.number)))
+        scores_file = ledger.scores_file(trial.number)
+        fit(
+            trial,
+            report=report,
+            checkpoints=Checkpoints(ledger.checkpoint_file(trial.number)),
+            save_scores=functools.partial(write_scores, scores_file)
+            if config["save_scores"]
+            else None,
+        )
     except AttemptReplaced:
         return
     except StorageError as error:
@@ -113,6 +123,7 @@ class Adapter:
             "folder": str(self.folder),
             "working_folder": str(Path.cwd()),
             "gpus": self.study.spec.resources.gpus,
+            "save_scores": self.study.spec.save_scores,
         }
 
     def take_report(self, number: int, report: Mapping[str, Any]) -> bool:

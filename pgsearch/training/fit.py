@@ -1,27 +1,33 @@
 """Training one trial, epoch by epoch. It does not know who asks, nor where results go."""
 
+import contextlib
 import dataclasses
-import resource
+import functools
 import time
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pgsearch.class_groups import class_groups
 from pgsearch.config import TrialSpec
-from pgsearch.data.augment import augment_batch
 from pgsearch.data.build import build_dataset
+from pgsearch.data.loader import batches
 from pgsearch.data.samplers import ClassAwareSampler, UniformSampler
 from pgsearch.errors import InvalidData, NonFiniteLoss, StorageError
 from pgsearch.losses.build import build_loss
 from pgsearch.metrics import ProbabilityMeter
 from pgsearch.models.build import build_model, model_statistics, weights_fingerprint
-from pgsearch.results.schema import FACTORS, EpochRecord
-from pgsearch.training.evaluate import Evaluation, evaluate
+from pgsearch.results.schema import EpochRecord
+from pgsearch.results.scores import ImageScores
+from pgsearch.training.device import choose_device, peak_memory_bytes
+from pgsearch.training.evaluate import Evaluation, compute_logits, evaluate
+from pgsearch.training.features import cached_features, shared_trunk
+from pgsearch.training.inputs import FeatureInputs, ImageInputs, Inputs
 from pgsearch.training.optim import build_optimiser, learning_rate
 
 
@@ -40,6 +46,7 @@ def fit(
     *,
     report: Callable[[EpochRecord], None],
     checkpoints: CheckpointStore | None = None,
+    save_scores: Callable[[Mapping[str, ImageScores], tuple[str, ...]], None] | None = None,
 ) -> None:
     """Train a trial to its last epoch, from its newest checkpoint if there is one.
 
@@ -52,6 +59,7 @@ def fit(
         trial: what to train.
         report: called with each epoch's record; it may raise to end the trial.
         checkpoints: where to keep the state; None keeps none.
+        save_scores: is given the scores of the last epoch by split, and the class names.
 
     Raises:
         NonFiniteLoss: a loss, gradient or score is not finite; names epoch, step and factors.
@@ -65,6 +73,8 @@ def fit(
     while run.epoch < trial.training.epochs:
         record = run.train_epoch()
         last = run.epoch == trial.training.epochs
+        if save_scores and last:  # before the state that a resume would end with
+            save_scores(run.scores, run.data.class_names)
         if checkpoints and (last or run.epoch % trial.training.checkpoint_every == 0):
             checkpoints.save(run.state(record))
         report(record)
@@ -76,7 +86,7 @@ class _Run:
     def __init__(self, trial: TrialSpec) -> None:
         self.trial = trial
         config = trial.training
-        self.device = _device(config.device)
+        self.device = choose_device(config.device)
         if self.device.type == "cpu":
             torch.set_num_threads(trial.threads)
         self.data = build_dataset(trial.data)
@@ -85,23 +95,38 @@ class _Run:
         self.groups_C = class_groups(
             counts_C, head_min=trial.data.head_min, tail_below=trial.data.tail_below
         )
+        frozen = config.trunk == "frozen"
+        trunk = shared_trunk(trial.model, self.device) if frozen else None
         torch.manual_seed(trial.seed)  # initial weights and dropout
-        self.statistics = model_statistics(trial.model)
-        self.model = build_model(trial.model, self.data.num_classes).to(self.device)
-        if config.channels_last:
-            self.model.to(memory_format=torch.channels_last)
-        self.weights_fingerprint = weights_fingerprint(trial.model)
-        self.loss = build_loss(
-            trial.loss,
-            counts_C,
-            self.groups_C,
-            num_images=self.data.train.num_images,
+        self.classifier = build_model(
+            trial.model,
             class_names=self.data.class_names,
+            train_targets_NC=self.data.train.targets_NC,
+            trunk=trunk,
         ).to(self.device)
-        self.optimiser = build_optimiser(self.model.parameters(), config)
+        if config.channels_last:
+            self.classifier.to(memory_format=torch.channels_last)
+        # What is trained: all of it, or what stands on the frozen trunk.
+        self.network: nn.Module = self.classifier
+        self.inputs: Inputs
+        if frozen:
+            parts = OrderedDict(neck=self.classifier.neck, head=self.classifier.head)
+            self.network = nn.Sequential(parts)
+            self.inputs = FeatureInputs(cached_features(trial, self.data, self.device), self.device)
+        else:
+            statistics = model_statistics(trial.model)
+            self.inputs = ImageInputs(
+                self.data, statistics, config, seed=trial.seed, device=self.device
+            )
+        self.weights_fingerprint = weights_fingerprint(trial.model)
+        self.loss = self._build_loss(epoch=1)  # a count that it cannot use is an error now
+        self.optimiser = build_optimiser(self.network.parameters(), config)
         self.sampler: ClassAwareSampler | UniformSampler = (
             ClassAwareSampler(
-                self.data.train.targets_NC, seed=trial.seed, reduce=config.sampler_reduce
+                self.data.train.targets_NC,
+                seed=trial.seed,
+                reduce=config.sampler_reduce,
+                num_samples_per_class=config.sampler_repeat,
             )
             if config.sampler == "class_aware"
             else UniformSampler(self.data.train.num_images, seed=trial.seed)
@@ -116,16 +141,29 @@ class _Run:
         self.drawn = np.empty(0, dtype=np.int64)  # by the sampler, for epochs to come
         self.epoch = 0
         self.iteration = 0
+        self.scores: dict[str, ImageScores] = {}  # of the newest evaluation, by split
+
+    def _build_loss(self, *, epoch: int) -> nn.Module:
+        """Return the loss of an epoch: some change with it, and none remembers anything."""
+        return build_loss(
+            self.trial.loss,
+            self.data.class_counts_C,
+            self.groups_C,
+            num_images=self.data.train.num_images,
+            class_names=self.data.class_names,
+            epoch=epoch,
+        ).to(self.device)
 
     # ------------------------------------------------------------ state
 
     def state(self, record: EpochRecord) -> dict[str, Any]:
         cuda = self.device.type == "cuda"
         return {
+            "trial": self.trial.model_dump(mode="json"),
             "configuration_id": self.trial.configuration_id,
             "epoch": self.epoch,
             "iteration": self.iteration,
-            "model": self.model.state_dict(),
+            "model": self._weights(),
             "optimiser": self.optimiser.state_dict(),
             "sampler": self.sampler.state_dict(),
             "drawn": torch.from_numpy(self.drawn),
@@ -133,6 +171,12 @@ class _Run:
             "random_cuda": torch.cuda.get_rng_state(self.device) if cuda else None,
             "record": dataclasses.asdict(record),
         }
+
+    def _weights(self) -> dict[str, Tensor]:
+        """Return the weights of what is trained; a finished trial's of the whole classifier."""
+        finished = self.epoch == self.trial.training.epochs
+        weights: dict[str, Tensor] = (self.classifier if finished else self.network).state_dict()
+        return weights
 
     def restore(self, state: dict[str, Any]) -> dict[str, Any]:
         """Take up a state and return its record. The random streams come last: nothing that is
@@ -144,7 +188,8 @@ class _Run:
                 "other results: begin in another folder, or delete it"
             )
         self.epoch, self.iteration = state["epoch"], state["iteration"]
-        self.model.load_state_dict(state["model"])
+        own = self.network.state_dict().keys()
+        self.network.load_state_dict({k: v for k, v in state["model"].items() if k in own})
         self.optimiser.load_state_dict(state["optimiser"])
         self.sampler.load_state_dict(state["sampler"])
         self.drawn = state["drawn"].numpy()
@@ -160,26 +205,27 @@ class _Run:
         config = self.trial.training
         start = time.perf_counter()
         self.epoch += 1
+        self.loss = self._build_loss(epoch=self.epoch)
         indices = self._draw_epoch()
         num_steps = len(indices) // config.batch_size
         meter = ProbabilityMeter(self.groups_C)
-        sums = {name: torch.zeros(self.data.num_classes, device=self.device) for name in FACTORS}
+        sums: dict[str, Tensor] = {}
         loss_sum = torch.zeros((), device=self.device)
         norm_sum = torch.zeros((), device=self.device)
         rate = 0.0
-        self.model.train()
-        for step in range(num_steps):
-            positions = np.arange(step * config.batch_size, (step + 1) * config.batch_size)
-            rate = learning_rate(config, epoch=self.epoch, iteration=self.iteration)
-            loss, norm, logits_BC, targets_BC, factors = self._step(
-                indices[positions], positions, rate
-            )
-            self.iteration += 1
-            loss_sum += loss
-            norm_sum += norm
-            meter.update(logits_BC, targets_BC)
-            for name, factor_C in factors.items():
-                sums[name] += factor_C
+        self.network.train()
+        with contextlib.closing(
+            batches(self._prepare, indices, batch_size=config.batch_size, workers=config.workers)
+        ) as prepared:
+            for inputs_B, targets_BC in prepared:
+                rate = learning_rate(config, epoch=self.epoch, iteration=self.iteration)
+                loss, norm, logits_BC, factors = self._step(inputs_B, targets_BC, rate)
+                self.iteration += 1
+                loss_sum += loss
+                norm_sum += norm
+                meter.update(logits_BC, targets_BC)
+                for name, factor_C in factors.items():
+                    sums[name] = sums[name] + factor_C if name in sums else factor_C
         statistics = meter.result()
         train_seconds = time.perf_counter() - start
         evaluations = self._evaluate()
@@ -191,6 +237,7 @@ class _Run:
             gradient_norm=float(norm_sum) / num_steps,
             map={split: result.map for split, result in evaluations.items()},
             ap={split: result.ap_C.tolist() for split, result in evaluations.items()},
+            f1={split: result.f1 for split, result in evaluations.items()},
             loss={split: result.loss for split, result in evaluations.items()},
             p_pos=statistics.p_pos_C.tolist(),
             p_neg=statistics.p_neg_C.tolist(),
@@ -200,7 +247,7 @@ class _Run:
             num_train_images=num_steps * config.batch_size,
             train_seconds=train_seconds,
             evaluation_seconds=time.perf_counter() - start - train_seconds,
-            peak_memory_bytes=_peak_memory_bytes(self.device),
+            peak_memory_bytes=peak_memory_bytes(self.device),
             class_names=list(self.data.class_names),
             class_counts=self.data.class_counts_C.tolist(),
             class_groups=self.groups_C.tolist(),
@@ -222,36 +269,34 @@ class _Run:
         indices, self.drawn = self.drawn[:num_draws], self.drawn[num_draws:].copy()
         return indices
 
-    def _step(
-        self, indices_B: npt.NDArray[np.int64], positions_B: npt.NDArray[np.int64], rate: float
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Tensor]]:
-        config = self.trial.training
-        train = self.data.train
-        images_BCHW = augment_batch(
-            torch.from_numpy(train.images_NHWC[indices_B]).to(self.device),
-            seed=self.trial.seed,
-            epoch=self.epoch,
-            positions_B=positions_B,
-            crop_min=config.crop_min,
-            flip=config.flip,
-            mean=self.statistics[0],
-            std=self.statistics[1],
+    def _prepare(
+        self, indices_B: npt.NDArray[np.int64], positions_B: npt.NDArray[np.int64]
+    ) -> tuple[Tensor, Tensor]:
+        """Return inputs and targets of a batch; called from the threads of the loader."""
+        targets_BC = torch.from_numpy(self.data.train.targets_NC[indices_B])
+        return (
+            self.inputs.training_batch(indices_B, positions_B, epoch=self.epoch),
+            targets_BC.to(self.device).float(),
         )
-        targets_BC = torch.from_numpy(train.targets_NC[indices_B]).to(self.device).float()
+
+    def _step(
+        self, inputs_B: Tensor, targets_BC: Tensor, rate: float
+    ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+        config = self.trial.training
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         with self._autocast():
-            logits_BC = self.model(images_BCHW)
+            logits_BC = self.network(inputs_B)
         loss, factors = self.loss(logits_BC, targets_BC)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(
-            self.model.parameters(), config.clip_norm or float("inf")
+            self.network.parameters(), config.clip_norm or float("inf")
         )
         if not torch.isfinite(loss + norm):
             raise NonFiniteLoss(self._describe(loss.detach(), norm, factors))
         self.optimiser.step()
-        return loss.detach(), norm, logits_BC.detach(), targets_BC, factors
+        return loss.detach(), norm, logits_BC.detach(), factors
 
     def _describe(self, loss: Tensor, norm: Tensor, factors: dict[str, Tensor]) -> str:
         what = "the loss" if not torch.isfinite(loss) else "the gradient"
@@ -273,37 +318,22 @@ class _Run:
             "validation": last or self.epoch % config.validate_every == 0,
             "test": last or (config.test_every is not None and self.epoch % config.test_every == 0),
         }
-        return {
-            name: evaluate(
-                self.model,
-                getattr(self.data, name),
-                self.groups_C,
+        evaluations = {}
+        for name, is_due in due.items():
+            split = self.data.split(name)
+            if not is_due or not split.num_images:
+                continue
+            logits_NC = compute_logits(
+                self.network,
+                functools.partial(self.inputs.evaluation_batch, name),
+                split.num_images,
                 batch_size=config.eval_batch_size,
-                statistics=self.statistics,
-                device=self.device,
                 autocast=self._autocast(),
             )
-            for name in ("validation", "test")
-            if due[name]
-        }
+            self.scores[name] = ImageScores(split.ids, split.targets_NC, logits_NC)
+            evaluations[name] = evaluate(logits_NC, split.targets_NC, self.groups_C)
+        return evaluations
 
     def _autocast(self) -> torch.autocast:
         enabled = self.trial.training.precision == "bf16"
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
-
-
-def _device(name: str) -> torch.device:
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InvalidData(
-            [
-                "training.device=cuda, but no GPU is visible here; use device=cpu, or ask for one "
-                "with resources.gpus=1"
-            ]
-        )
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def _peak_memory_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

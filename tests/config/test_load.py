@@ -85,6 +85,38 @@ def test_extends_lays_one_file_over_another(tmp_path: Path) -> None:
     assert (spec.name, spec.training.epochs, spec.training.learning_rate) == ("child", 7, 0.01)
 
 
+def test_extends_lays_several_files_in_their_order(tmp_path: Path) -> None:
+    write_spec(tmp_path, GOOD, "base.yaml")
+    write_spec(tmp_path, "name: x\ntraining: {epochs: 7, learning_rate: 0.5}\n", "first.yaml")
+    write_spec(tmp_path, "training: {epochs: 9}\n", "second.yaml")
+    text = "extends: [base.yaml, first.yaml, second.yaml]\ntraining: {momentum: 0.5}\n"
+    spec = load_spec(write_spec(tmp_path, text, "child.yaml"))
+    assert (spec.name, spec.training.epochs, spec.training.learning_rate) == ("child", 9, 0.5)
+    assert spec.training.momentum == 0.5
+    write_spec(tmp_path, "training: {epochs: 0}\n", "second.yaml")
+    with pytest.raises(InvalidSpec, match=r"second\.yaml:1: training\.epochs: 0"):
+        load_spec(tmp_path / "child.yaml")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["loss={name: ldam}", "space={}"], "set model.head: cosine"),
+        (["loss={name: ldam, scale: 10}", "model.head=cosine", "space={}"],
+         "loss.scale (10) of ldam must be that of the cosine head, model.cosine_scale (30)"),
+        (["training.trunk=frozen"], "give a file or torchvision:NAME"),
+    ],
+)  # fmt: skip
+def test_parts_that_do_not_go_together(tmp_path: Path, overrides: list[str], expected: str) -> None:
+    assert any(expected in problem for problem in problems(tmp_path, GOOD, *overrides))
+
+
+def test_a_grid_is_not_pruned(tmp_path: Path) -> None:
+    text = GOOD.replace("trials: 10\n", "method: grid\nvariants: {a: {}}\n")
+    found = problems(tmp_path, text, "pruner={name: median}", "space={}")
+    assert any("compares trials at their last epoch" in problem for problem in found), found
+
+
 def test_another_kind_of_loss_replaces_the_whole_section(tmp_path: Path) -> None:
     write_spec(tmp_path, GOOD, "base.yaml")
     child = write_spec(
@@ -168,7 +200,8 @@ def test_bad_input_names_value_rule_and_fix(
         ("", "a spec is a mapping"),
         (GOOD + "trials: 11\n", "trials appears twice"),
         ("1: a\n", "a key must be text"),
-        ("extends: [a]\n", "must be the path of a file"),
+        ("extends: {a: b}\n", "must be the path of a file or a list"),
+        ("extends: [search.yaml, 3]\n", "must be the path of a file or a list"),
         ("extends: search.yaml\n", "goes round in a circle"),
         ("extends: absent.yaml\n", "no such file"),
         ("!!python/object/apply:os.system ['true']", "mapping"),

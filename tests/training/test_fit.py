@@ -26,8 +26,9 @@ def small(**training: Any) -> SearchSpec:
     return spec(
         data={"name": "digits", "max_count": 120, "image_size": 32, "head_min": 60},
         model={"backbone": "digits_resnet", "weights": "random", "bn_eval": False},
-        training={"epochs": 4, "warmup_iterations": 5, "learning_rate": 0.05, **training},
-    )
+        training={"epochs": 4, "warmup_iterations": 5, "learning_rate": 0.05, "photometric": 0.0,
+                  **training},
+    )  # fmt: skip
 
 
 def train(trial: TrialSpec, **arguments: Any) -> list[EpochRecord]:
@@ -64,7 +65,7 @@ def test_training_learns() -> None:
     search = spec(
         model={"backbone": "digits_resnet", "weights": "random", "bn_eval": False, "dropout": 0.0},
         training={"epochs": 6, "iterations_per_epoch": 36, "learning_rate": 0.2, "flip": 0.0,
-                  "warmup_iterations": 50, "decay_epochs": [5]},
+                  "photometric": 0.0, "warmup_iterations": 50, "decay_epochs": [5]},
     )  # fmt: skip
     first, *_, last = train(search.trial(0, {"loss.focusing": "none"}))
     assert last.map["validation"]["head"] > first.map["validation"]["head"] + 0.1
@@ -106,6 +107,43 @@ def test_a_resumed_trial_equals_an_uninterrupted_one(tmp_path: Path, sampler: st
     for name, weight in one["model"].items():
         assert torch.equal(weight, other["model"][name]), name
     assert torch.equal(one["random"], other["random"])
+
+
+def test_workers_and_a_resume_among_them_change_nothing(tmp_path: Path) -> None:
+    """Also where every image is distorted: each draws by seed, epoch and position alone."""
+    alike = {"photometric": 0.5, "crop_min": 0.7, "batch_size": 16, "epochs": 3}
+    expected = [comparable(r) for r in train(small(**alike).trial(0, {}))]
+    assert expected != [
+        comparable(r) for r in train(small(**alike | {"photometric": 0}).trial(0, {}))
+    ]
+    for workers in (1, 2):
+        trial = small(**alike, workers=workers).trial(0, {})
+        assert [comparable(r) for r in train(trial)] == expected
+    checkpoints = Checkpoints(tmp_path / "c.pt")
+
+    def stop_after_one(record: EpochRecord) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(trial, report=stop_after_one, checkpoints=checkpoints)
+    assert [comparable(r) for r in train(trial, checkpoints=checkpoints)] == expected
+
+
+def test_deferred_reweighting_begins_after_its_epoch() -> None:
+    def losses(reweight_after: int | None) -> list[float]:
+        search = small(epochs=3)
+        loss = spec(
+            model={**search.model.model_dump(), "head": "cosine"},
+            loss={"name": "ldam", "reweight_after": reweight_after},
+            space={},
+        ).loss
+        model = search.model.model_copy(update={"head": "cosine"})
+        trial = search.trial(0, {}).model_copy(update={"loss": loss, "model": model})
+        return [record.train_loss for record in train(trial)]
+
+    plain, deferred = losses(None), losses(2)
+    assert deferred[:2] == plain[:2]
+    assert deferred[2] != plain[2]
 
 
 def test_checkpoints_that_are_sparser_than_epochs_repeat_them_alike(tmp_path: Path) -> None:
@@ -217,7 +255,11 @@ def test_a_gpu_that_is_asked_for_and_absent_is_an_error() -> None:
     [
         {"name": "bce"},
         {"name": "focal", "balance": 2.0},
-        {"name": "ntr", "scale": 5.0, "bias_over_scale": True},
+        {"name": "rw"},
+        {"name": "cb_focal"},
+        {"name": "asl"},
+        {"name": "db_focal"},
+        {"name": "db", "scale": 5.0},
         {"name": "pg", "lambda1_neg_mode": "adaptive", "lambda2_pos": {"tail": 2.0},
          "focusing": {"head": "none", "medium": "fixed", "tail": "adaptive"}, "max_ratio": 10.0},
     ],

@@ -13,13 +13,13 @@ from tests.training.test_fit import small, train
 
 LOSSES: dict[str, dict[str, Any]] = {
     "bce": {"name": "bce"},
-    "ntr": {"name": "ntr", "scale": 2.0, "bias_over_scale": True},
+    "db": {"name": "db", "scale": 2.0},
     "pg": {"name": "pg", "lambda1_neg": {"tail": 3.0}, "lambda1_neg_mode": {"tail": "adaptive"}},
 }
 # Training loss of epochs 1 and 2, then mean validation BCE after epoch 2.
 GOLDEN = {
     "bce": (0.677465, 0.624122, 0.597064),
-    "ntr": (0.320564, 0.290594, 0.611534),
+    "db": (0.320564, 0.290594, 0.611534),
     "pg": (0.112560, 0.110253, 0.647419),
 }
 

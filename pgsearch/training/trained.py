@@ -1,0 +1,112 @@
+"""A trained classifier from its checkpoint: to evaluate it, and to predict with it.
+
+Shapes: N images, H = W pixels, C classes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from pgsearch.config import TrialSpec
+from pgsearch.data.augment import normalise_batch
+from pgsearch.errors import InvalidData, UsageError
+from pgsearch.models.build import build_model_to_load, model_statistics
+from pgsearch.training.checkpoint import Checkpoints
+from pgsearch.training.evaluate import compute_logits
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedClassifier:
+    """A network with all that its scores mean."""
+
+    network: nn.Module
+    trial: TrialSpec
+    class_names: tuple[str, ...]
+    class_groups_C: npt.NDArray[np.int64]
+    """Of the counts that it was trained with."""
+    epoch: int
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels of the images that it expects."""
+        return self.trial.data.image_size
+
+    def logits(
+        self,
+        images_NHWC: npt.NDArray[np.uint8],
+        *,
+        batch_size: int = 64,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> npt.NDArray[np.float32]:
+        """Return raw scores z `[N, C]` of uint8 images; σ(z) is the probability of a class.
+
+        Computed as in the trial's own evaluation: the same precision, one view.
+
+        Raises NonFiniteLoss where a score is not finite.
+        """
+        device = next(self.network.parameters()).device
+        statistics = model_statistics(self.trial.model)
+
+        def inputs(rows: slice) -> torch.Tensor:
+            if progress is not None:
+                progress(min(rows.stop, len(images_NHWC)), len(images_NHWC))
+            images_BHWC = torch.from_numpy(np.array(images_NHWC[rows]))
+            return normalise_batch(images_BHWC.to(device), *statistics)
+
+        bf16 = self.trial.training.precision == "bf16"
+        return compute_logits(
+            self.network,
+            inputs,
+            len(images_NHWC),
+            batch_size=batch_size,
+            autocast=torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16),
+        )
+
+
+def load_trained(path: Path) -> TrainedClassifier:
+    """Load the classifier of a checkpoint, onto a GPU if there is one.
+
+    Raises:
+        UsageError: there is no such file.
+        StorageError: it is damaged.
+        InvalidData: it is not a checkpoint of pgsearch, or lacks the frozen trunk.
+    """
+    if not path.is_file():
+        raise UsageError(
+            f"{path}: no such file; a search keeps the checkpoints of its best trials in "
+            "RESULTS/NAME/checkpoints"
+        )
+    state = Checkpoints(path).load() or {}
+    try:
+        trial = TrialSpec.model_validate(state["trial"])
+        record: dict[str, Any] = state["record"]
+        class_names, groups = tuple(record["class_names"]), record["class_groups"]
+        weights, epoch = state["model"], int(state["epoch"])
+    except (KeyError, TypeError, ValidationError) as error:
+        first_line = str(error).partition("\n")[0]
+        raise InvalidData(
+            [
+                f"{path}: not a checkpoint that this version of pgsearch wrote ({first_line}); "
+                "give the file of a trial that it trained"
+            ]
+        ) from None
+    network = build_model_to_load(trial.model, num_classes=len(class_names))
+    if not any(name.startswith("backbone.") for name in weights):
+        raise InvalidData(
+            [
+                f"{path}: of a trial that stands at epoch {epoch} of {trial.training.epochs}; "
+                "the frozen trunk joins the checkpoint after the last epoch: finish the trial first"
+            ]
+        )
+    network.load_state_dict(weights)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network.to(device).eval()
+    network.to(memory_format=torch.channels_last)
+    return TrainedClassifier(network, trial, class_names, np.asarray(groups), epoch)

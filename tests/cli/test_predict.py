@@ -1,0 +1,146 @@
+"""`train --save-scores`, `evaluate` and `predict` as a user meets them, on images of colours."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from tests.cli.test_cli import pgsearch
+
+CLASSES = ("red", "green")
+SPEC = """
+data: {name: manifest, manifest: MANIFEST, image_size: 32, validation_fraction: 0.25, head_min: 20,
+       tail_below: 5}
+model: {backbone: digits_resnet, weights: random, bn_eval: false, neck: false}
+loss: {name: bce}
+training: {epochs: 6, batch_size: 8, iterations_per_epoch: 12, warmup_iterations: 5,
+           learning_rate: 0.2, photometric: 0, sampler: uniform}
+method: grid
+variants: {BCE: {}}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photographs that are red, green, both or neither, a spec, and a training on them."""
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(72):
+        red, green = number % 2, number // 2 % 2
+        pixels = rng.integers(0, 60, (24, 30, 3)) + 180 * np.array([red, green, 0])
+        name = f"{number}.png"
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / name)
+        rows.append([name, "test" if number >= 48 else "train", red, green])
+    with (folder / "manifest.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["image", "split", *CLASSES], *rows])
+    (folder / "colours.yaml").write_text(SPEC.replace("MANIFEST", str(folder / "manifest.csv")))
+    result = pgsearch(
+        "train", str(folder / "colours.yaml"), "--variant", "BCE", "--save", str(folder / "run"),
+        "--save-scores", PGSEARCH_CACHE=str(folder / "cache"),
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+def checkpoint(folder: Path) -> str:
+    return str(folder / "run" / "checkpoints" / "00000.pt")
+
+
+def test_scores_are_saved_and_evaluate_finds_them_again(folder: Path) -> None:
+    saved = pd.read_parquet(folder / "run" / "scores" / "00000.parquet")
+    assert saved["split"].value_counts().to_dict() == {"test": 24, "validation": 12}
+    result = pgsearch(
+        "evaluate", checkpoint(folder), "--json", "--save-scores", str(folder / "again.parquet"),
+        PGSEARCH_CACHE=str(folder / "cache"),
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    again = pd.read_parquet(folder / "again.parquet")
+    expected = saved[saved["split"] == "test"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(again, expected, rtol=1e-4, atol=1e-5)
+    facts = json.loads(result.stdout)
+    epochs = pd.read_parquet(folder / "run" / "epochs")
+    last = epochs[epochs["epoch"] == 6].iloc[0]
+    assert facts["map"]["total"] == pytest.approx(last["map.test.total"], abs=1e-6)
+    assert facts["f1"]["micro"] == pytest.approx(last["f1.test.micro"], abs=1e-6)
+    assert facts["map"]["total"] > 0.9  # colours are easy
+    assert [row["class"] for row in facts["classes"]] == list(CLASSES)
+    assert facts["classes"][0]["positives"] == 12
+
+
+def test_evaluate_finds_classes_by_name_in_a_manifest_of_its_own(folder: Path) -> None:
+    rows = [["image", "green", "split", "red", "blue"]]
+    rows += [[f"{n}.png", str(n // 2 % 2), "test", str(n % 2), "0"] for n in range(48, 72)]
+    with (folder / "other.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    arguments = ("evaluate", checkpoint(folder), "--json")
+    cache = {"PGSEARCH_CACHE": str(folder / "cache")}
+    own = json.loads(pgsearch(*arguments, **cache).stdout)
+    result = pgsearch(*arguments, "--data", str(folder / "other.csv"), **cache)
+    assert result.returncode == 0, result.stderr
+    other = json.loads(result.stdout)
+    assert other["map"] == pytest.approx(own["map"], nan_ok=True)
+    assert other["classes"] == own["classes"]
+    printed = pgsearch("evaluate", checkpoint(folder), **cache).stdout
+    assert "24 images of test" in printed
+    assert f"mAP total {100 * own['map']['total']:.2f}" in printed
+    assert "F1  micro " in printed
+
+
+def test_predict_as_json_and_csv(folder: Path) -> None:
+    images = [str(folder / f"{n}.png") for n in (49, 50, 51, 48)]  # red, green, both, neither
+    result = pgsearch("predict", checkpoint(folder), *images)
+    assert result.returncode == 0, result.stderr
+    rows = json.loads(result.stdout)
+    assert [row["image"] for row in rows] == images
+    found = [[row["probabilities"][name] > 0.5 for name in CLASSES] for row in rows]
+    assert found == [[True, False], [False, True], [True, True], [False, False]]
+    as_csv = pgsearch("predict", checkpoint(folder), *images, "--format", "csv").stdout
+    header, *lines = csv.reader(io.StringIO(as_csv))
+    assert header == ["image", *CLASSES]
+    assert [float(value) for value in lines[0][1:]] == pytest.approx(
+        [rows[0]["probabilities"][name] for name in CLASSES]
+    )
+
+
+def test_bad_images_are_named_together(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.jpg").write_text("not an image")
+    result = pgsearch(
+        "predict", checkpoint(folder), str(tmp_path / "text.jpg"), str(tmp_path / "absent.png")
+    )
+    assert result.returncode == 4
+    assert f"{tmp_path}/text.jpg: " in result.stderr
+    assert f"{tmp_path}/absent.png: " in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_split_or_class_that_is_not_there_is_named(folder: Path) -> None:
+    cache = {"PGSEARCH_CACHE": str(folder / "cache")}
+    result = pgsearch(
+        "evaluate", checkpoint(folder), "--data", str(folder / "other.csv"), "--split", "train",
+        **cache,
+    )  # fmt: skip
+    assert result.returncode == 4
+    assert "no row has the split 'train'" in result.stderr
+    (folder / "few.csv").write_text("image,split,red\n48.png,test,0\n")
+    result = pgsearch("evaluate", checkpoint(folder), "--data", str(folder / "few.csv"), **cache)
+    assert result.returncode == 4
+    assert "has no column for the class 'green'" in result.stderr
+
+
+def test_a_checkpoint_that_is_not_there_is_a_usage_error(tmp_path: Path) -> None:
+    for command in (["evaluate", "absent.pt"], ["predict", "absent.pt", "a.jpg"]):
+        result = pgsearch(*command, cwd=tmp_path)
+        assert result.returncode == 2
+        assert "absent.pt: no such file" in result.stderr
+
+
+def test_save_scores_needs_a_folder(folder: Path) -> None:
+    result = pgsearch("train", str(folder / "colours.yaml"), "--save-scores")
+    assert result.returncode == 2
+    assert "--save-scores needs --save" in result.stderr
