@@ -83,7 +83,7 @@ def test_every_preset_says_what_it_is_for(preset: Path) -> None:
     """Purpose, command, cost and published numbers, in the comment that opens the file."""
     text = preset.read_text(encoding="utf-8")
     opening = text[: re.search(r"^[a-z]", text, re.MULTILINE).start()]  # type: ignore[union-attr]
-    assert max(map(len, text.splitlines())) <= 110
+    assert max(map(len, text.splitlines())) <= 100
     if preset.parent.name == "base":
         assert opening.startswith("# ")
         return
