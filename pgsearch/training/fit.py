@@ -95,53 +95,58 @@ class _Run:
         self.groups_C = class_groups(
             counts_C, head_min=trial.data.head_min, tail_below=trial.data.tail_below
         )
-        frozen = config.trunk == "frozen"
-        trunk = shared_trunk(trial.model, self.device) if frozen else None
-        torch.manual_seed(trial.seed)  # initial weights and dropout
-        self.classifier = build_model(
-            trial.model,
-            class_names=self.data.class_names,
-            train_targets_NC=self.data.train.targets_NC,
-            trunk=trunk,
-        ).to(self.device)
-        if config.channels_last:
-            self.classifier.to(memory_format=torch.channels_last)
-        # What is trained: all of it, or what stands on the frozen trunk.
-        self.network: nn.Module = self.classifier
-        self.inputs: Inputs
-        if frozen:
-            parts = OrderedDict(neck=self.classifier.neck, head=self.classifier.head)
-            self.network = nn.Sequential(parts)
-            self.inputs = FeatureInputs(cached_features(trial, self.data, self.device), self.device)
-        else:
-            statistics = model_statistics(trial.model)
-            self.inputs = ImageInputs(
-                self.data, statistics, config, seed=trial.seed, device=self.device
-            )
         self.weights_fingerprint = weights_fingerprint(trial.model)
+        self.classifier, self.network, self.inputs = self._build_network()
         self.loss = self._build_loss(epoch=1)  # a count that it cannot use is an error now
         self.optimiser = build_optimiser(self.network.parameters(), config)
-        self.sampler: ClassAwareSampler | UniformSampler = (
-            ClassAwareSampler(
-                self.data.train.targets_NC,
-                seed=trial.seed,
-                reduce=config.sampler_reduce,
-                num_samples_per_class=config.sampler_repeat,
-            )
-            if config.sampler == "class_aware"
-            else UniformSampler(self.data.train.num_images, seed=trial.seed)
-        )
-        if config.iterations_per_epoch is None and self.sampler.epoch_length < config.batch_size:
-            raise InvalidData(
-                [
-                    f"{self.data.name}: an epoch draws {self.sampler.epoch_length} images, which "
-                    f"is less than training.batch_size={config.batch_size}; use a smaller batch"
-                ]
-            )
+        self.sampler = self._build_sampler()
         self.drawn = np.empty(0, dtype=np.int64)  # by the sampler, for epochs to come
         self.epoch = 0
         self.iteration = 0
         self.scores: dict[str, ImageScores] = {}  # of the newest evaluation, by split
+
+    def _build_network(self) -> tuple[nn.Module, nn.Module, Inputs]:
+        """Return the classifier, what of it is trained, and what that is shown."""
+        trial, config, data = self.trial, self.trial.training, self.data
+        frozen = config.trunk == "frozen"
+        trunk = shared_trunk(trial.model, self.device) if frozen else None
+        torch.manual_seed(trial.seed)  # initial weights and dropout
+        classifier = build_model(
+            trial.model,
+            class_names=data.class_names,
+            train_targets_NC=data.train.targets_NC,
+            trunk=trunk,
+        ).to(self.device)
+        if config.channels_last:
+            classifier.to(memory_format=torch.channels_last)
+        if frozen:
+            head = nn.Sequential(OrderedDict(neck=classifier.neck, head=classifier.head))
+            features = cached_features(trial, data, self.device)
+            return classifier, head, FeatureInputs(features, self.device)
+        statistics = model_statistics(trial.model)
+        images = ImageInputs(data, statistics, config, seed=trial.seed, device=self.device)
+        return classifier, classifier, images
+
+    def _build_sampler(self) -> ClassAwareSampler | UniformSampler:
+        config, train = self.trial.training, self.data.train
+        sampler: ClassAwareSampler | UniformSampler = (
+            ClassAwareSampler(
+                train.targets_NC,
+                seed=self.trial.seed,
+                reduce=config.sampler_reduce,
+                num_samples_per_class=config.sampler_repeat,
+            )
+            if config.sampler == "class_aware"
+            else UniformSampler(train.num_images, seed=self.trial.seed)
+        )
+        if config.iterations_per_epoch is None and sampler.epoch_length < config.batch_size:
+            raise InvalidData(
+                [
+                    f"{self.data.name}: an epoch draws {sampler.epoch_length} images, which is "
+                    f"less than training.batch_size={config.batch_size}; use a smaller batch"
+                ]
+            )
+        return sampler
 
     def _build_loss(self, *, epoch: int) -> nn.Module:
         """Return the loss of an epoch: some change with it, and none remembers anything."""
@@ -304,11 +309,12 @@ class _Run:
             f"{name} {float(factor_C.min()):.3g}..{float(factor_C.max()):.3g}"
             for name, factor_C in factors.items()
         )
+        over_classes = f"factors over the classes: {ranges}; " if ranges else ""
         return (
             f"{what} is not finite in epoch {self.epoch}, step {self.iteration} of the trial "
             f"(loss {float(loss):.4g}, gradient norm {float(norm):.4g}, seed {self.trial.seed}); "
-            f"factors over the classes: {ranges}; a lower training.learning_rate, a narrower range "
-            "of the factors or loss.max_ratio helps"
+            f"{over_classes}a lower training.learning_rate, a narrower range of the factors or "
+            "loss.max_ratio helps"
         )
 
     def _evaluate(self) -> dict[str, Evaluation]:
