@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.text import Text
 
+    from pgsearch.data.manifest_table import Problems
     from pgsearch.data.pool import LabelledImages
     from pgsearch.data.published import PublishedSplit
     from pgsearch.data.split import SplitTable
@@ -116,6 +117,8 @@ def voc_lt(
     with data_progress(what="reading VOC2007") as advance:
         test = read_voc(root, year=2007, image_set="test", problems=problems, progress=advance)
     rows = _read_ids(ids, pool, problems)
+    if problems:  # the images that are chosen for sure are checked too, to name all at once
+        _check_files(root, [*test.paths, *(pool.paths[n] for n in rows or ())], problems)
     problems.raise_if_any()
     table = choose_published(VOC_LT, pool, test, ids=rows, num_validation=validation)
     _finish(table, root=root, output=output, published=VOC_LT, allow=allow_other_counts)
@@ -155,6 +158,8 @@ def coco_lt(
     pool = read_coco(root, image_set="train2017", problems=problems)
     test = read_coco(root, image_set="val2017", problems=problems)
     rows = _read_ids(ids, pool, problems)
+    if problems:  # the images that are chosen for sure are checked too, to name all at once
+        _check_files(root, [*test.paths, *(pool.paths[n] for n in rows or ())], problems)
     problems.raise_if_any()
     table = choose_published(COCO_LT, pool, test, ids=rows, num_validation=validation)
     _finish(table, root=root, output=output, published=COCO_LT, allow=allow_other_counts)
@@ -199,6 +204,10 @@ def custom(
     if output.absolute() == manifest.absolute():
         raise UsageError(f"--output {output} is the manifest itself; name another file")
     profile = Profile(max_count, min_count, b=b, alpha=alpha, seed=seed)
+    try:
+        profile.counts(2)
+    except ValueError as error:
+        raise UsageError(f"--alpha {alpha} --b {b}: {error}") from None
     table = choose_custom(manifest, root=root, profile=profile)
     _finish(table, root=root or manifest.parent, output=output)
 
@@ -226,18 +235,14 @@ def _finish(
     allow: bool = False,
 ) -> None:
     """Check what was chosen, write it and say so."""
-    from pgsearch.cli.progress import data_progress
-    from pgsearch.data.image_check import check_images
     from pgsearch.data.manifest_table import Problems
     from pgsearch.data.split import (
-        add_missing_images,
         count_problems,
         training_problems,
         write_split,
     )
 
     problems = Problems()
-    add_missing_images(root, table.images, problems)
     other = training_problems(table, source=table.kind)
     if published is not None:
         other += count_problems(published, table, source=table.kind)
@@ -246,14 +251,24 @@ def _finish(
             _warn(problem)
         else:
             problems.add(problem, problem)  # each is of its own kind: all are shown
+    _check_files(root, table.images, problems)
     problems.raise_if_any()
     if allow:
         table = _without_empty_classes(table)
-    with data_progress(what="decoding images") as advance:
-        check_images([root / image for image in table.images], problems, progress=advance)
-    problems.raise_if_any()
     write_split(output, table)
     _say_what_was_written(table, root=root, output=output)
+
+
+def _check_files(root: Path, images: Sequence[str], problems: "Problems") -> None:
+    """Add to `problems` each image that is not there or does not decode."""
+    from pgsearch.cli.progress import data_progress
+    from pgsearch.data.image_check import check_images
+    from pgsearch.data.split import add_missing_images
+
+    add_missing_images(root, images, problems)
+    paths = [path for image in images if (path := root / image).is_file()]
+    with data_progress(what="decoding images") as advance:
+        check_images(paths, problems, progress=advance)
 
 
 def _without_empty_classes(table: "SplitTable") -> "SplitTable":

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from pgsearch.data.dataset import Split
     from pgsearch.training.trained import TrainedClassifier
 
+IMAGES_AT_A_TIME = 64
+
 Checkpoint = Annotated[
     Path,
     typer.Argument(
@@ -60,9 +62,14 @@ def evaluate(
     those of the training data.
     """
     from pgsearch.class_groups import GROUPS
+    from pgsearch.errors import UsageError
     from pgsearch.training.evaluate import evaluate as evaluate_scores
     from pgsearch.training.trained import load_trained
 
+    if root is not None and data is None:
+        raise UsageError("--root is the folder of a manifest: name it with --data")
+    if save_scores is not None and save_scores.suffix.lower() != ".parquet":
+        raise UsageError(f"--save-scores {save_scores}: scores are written as .parquet; name it so")
     trained = load_trained(checkpoint)
     images = _split(trained, data, root, split.value)
     from pgsearch.cli.progress import data_progress
@@ -117,27 +124,32 @@ def predict(
     from pgsearch.cli.progress import data_progress
     from pgsearch.data.image_files import UnreadableImage, decode_image
     from pgsearch.errors import InvalidData
+    from pgsearch.results.storage import replace_file
     from pgsearch.training.trained import load_trained
 
     trained = load_trained(checkpoint)
-    pixels: list[Any] = []
+    logits: list[Any] = []
     problems: list[str] = []
-    for path in images:
-        try:
-            pixels.append(decode_image(path, image_size=trained.image_size).pixels_HWC)
-        except UnreadableImage as error:
-            problems.append(f"{path}: {error}")
+    with data_progress(what="scoring images") as advance:
+        for start in range(0, len(images), IMAGES_AT_A_TIME):
+            pixels = []
+            for path in images[start : start + IMAGES_AT_A_TIME]:
+                try:
+                    pixels.append(decode_image(path, image_size=trained.image_size).pixels_HWC)
+                except UnreadableImage as error:
+                    problems.append(f"{path}: {error}")
+            if not problems:  # otherwise go on only to find the rest of them
+                logits.append(trained.logits(np.stack(pixels)))
+            advance(min(start + IMAGES_AT_A_TIME, len(images)), len(images))
     if problems:
         raise InvalidData(problems)
-    with data_progress(quiet=False, what="scoring images") as advance:
-        logits_NC = trained.logits(np.stack(pixels), progress=advance).astype(np.float64)
+    logits_NC = np.concatenate(logits).astype(np.float64)
     probabilities_NC = np.round(1 / (1 + np.exp(-logits_NC)), 6)
     text = _printed(images, probabilities_NC, trained.class_names, style)
     if output is None:
         typer.echo(text.rstrip("\n"))
     else:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(text, encoding="utf-8")
+        replace_file(output, lambda file: file.write(text.encode()))
 
 
 def _split(
@@ -162,10 +174,10 @@ def _split(
             )
         dataset = build_dataset(trained.trial.data, progress=advance)
     problems = []
-    if dataset.class_names != trained.class_names:
+    if dataset.fingerprint != trained.data_fingerprint:
         problems.append(
-            f"{dataset.name}: its classes are not those of the checkpoint any more; give the data "
-            "with --data"
+            f"{dataset.name}: its images, labels or splits are not those that the checkpoint was "
+            "trained with; restore them, or name what to score with --data"
         )
     if not dataset.split(name).num_images:
         problems.append(f"{dataset.name}: has no images of {name}; choose another --split")

@@ -2,11 +2,14 @@
 
 import functools
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pgsearch.cli.options import DEFAULT_RESULTS, Overrides, Results, SpecFile
+
+if TYPE_CHECKING:
+    from pgsearch.results import Ledger
 
 
 def run(
@@ -36,6 +39,7 @@ def run(
     extended += ["save_scores=true"] if save_scores else []
     search = load_spec(spec, [*(overrides or []), *extended])
 
+    from pgsearch.results import Ledger
     from pgsearch.search.run import run_search
 
     with (
@@ -52,7 +56,23 @@ def run(
             feature_progress=computed,
         )
     progress.summary(outcome, results)
+    if search.save_scores:
+        _say_whose_scores_are_missing(Ledger(outcome.folder))
     raise typer.Exit(outcome.exit_code)
+
+
+def _say_whose_scores_are_missing(ledger: "Ledger") -> None:
+    """Scores are written when a trial ends: those that had ended before have none."""
+    kept = sorted((ledger.folder / "checkpoints").glob("[0-9]*.pt"))
+    missing = [path for path in kept if not ledger.scores_file(int(path.stem)).exists()]
+    for path in missing:
+        typer.echo(
+            f"no scores: trial {int(path.stem)} had ended before they were asked for; "
+            f"pgsearch evaluate {path} --save-scores FILE.parquet",
+            err=True,
+        )
+    if not kept:
+        typer.echo("no scores: no checkpoint is kept (keep_checkpoints)", err=True)
 
 
 def train(
@@ -115,3 +135,5 @@ def train(
             if save_scores
             else None,
         )
+    if save_scores:
+        _say_whose_scores_are_missing(ledger)

@@ -1,10 +1,13 @@
 """How one trial is trained."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from pgsearch.config.base import Config
+
+NO_AUGMENTATION: Mapping[str, float] = {"photometric": 0.0, "crop_min": 1.0, "flip": 0.0}
 
 
 class TrainingConfig(Config):
@@ -57,6 +60,21 @@ class TrainingConfig(Config):
         None, ge=1, description="epochs between evaluations on test; null is the last epoch only"
     )
     checkpoint_every: int = Field(1, ge=1, description="epochs between checkpoints")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _features_are_not_augmented(cls, data: Any) -> Any:
+        # What would have no effect must not stand in the results.
+        if not isinstance(data, Mapping) or data.get("trunk") != "frozen":
+            return data
+        given = {key: data[key] for key in NO_AUGMENTATION if key in data}
+        if given != {key: NO_AUGMENTATION[key] for key in given}:
+            raise ValueError(
+                "trunk: frozen trains on one view of each image, so "
+                f"{', '.join(f'{key}={value}' for key, value in given.items())} have no effect: "
+                "leave them out, or set photometric: 0, crop_min: 1 and flip: 0"
+            )
+        return {**data, **NO_AUGMENTATION}
 
     @model_validator(mode="after")
     def _decay_is_ordered(self) -> "TrainingConfig":

@@ -256,7 +256,7 @@ def _storage_errors(cache_dir: Path, plan: Mapping[str, ArrayPlan]) -> Iterator[
     except OSError as error:
         reason = error.strerror or str(error)
         raise StorageError(
-            f"{cache_dir}: cannot write {_num_bytes(plan):,} bytes to the cache of decoded images: "
+            f"{cache_dir}: cannot write {_num_bytes(plan):,} bytes to the cache: "
             f"{reason}; the cache needs a writable folder with that much free space; "
             f"free some or set PGSEARCH_CACHE to another folder"
         ) from error

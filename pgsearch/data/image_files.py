@@ -43,7 +43,8 @@ def decode_image(path: Path, *, image_size: int) -> DecodedImage:
         data = path.read_bytes()
     except OSError as error:
         raise UnreadableImage(
-            f"an image must be readable, but: {error.strerror}; check its permissions and the disk"
+            f"an image must be a readable file, but: {error.strerror}; correct the path, or check "
+            f"its permissions and the disk"
         ) from error
     digest = np.frombuffer(hashlib.sha256(data).digest(), dtype=np.uint8)
     return DecodedImage(_decode(data, image_size), digest)
@@ -71,7 +72,7 @@ def _decode(data: bytes, image_size: int) -> npt.NDArray[np.uint8]:
             reason = "this one cannot be recognised"
         raise UnreadableImage(
             f"an image must be whole and of a format that Pillow knows, but {reason}; "
-            f"replace the file or remove it from the manifest"
+            f"replace the file or leave it out"
         ) from error
 
 

@@ -31,7 +31,13 @@ def pareto_profile(
         )
     if b <= 0 or not 0 < alpha <= 1:
         raise ValueError(f"a profile needs b > 0 and 0 < alpha <= 1, got b={b}, alpha={alpha}")
-    x_C = np.linspace(1.0, alpha ** (-1.0 / b), num_classes)
+    try:
+        largest = alpha ** (-1.0 / b)
+    except OverflowError:
+        raise ValueError(
+            f"alpha={alpha} and b={b} stretch the profile beyond all numbers; raise one of them"
+        ) from None
+    x_C = np.linspace(1.0, largest, num_classes)
     counts_C = (max_count - min_count) * x_C ** -(b + 1.0) + min_count
     return counts_C.astype(np.int64)
 

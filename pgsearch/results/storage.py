@@ -19,7 +19,8 @@ def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
     Raises:
         StorageError: the file cannot be written; names the path, and the space left if that is why.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    # Not with_name, which refuses a path that is a folder before the error can be explained.
+    temporary = path.parent / f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -30,6 +30,8 @@ from pgsearch.models.build import check_model, weights_fingerprint
 from pgsearch.results import DriverLock, Ledger, TrialState
 from pgsearch.search.control import Listener, SearchControl
 from pgsearch.search.study import SearchStudy
+from pgsearch.training.device import choose_device
+from pgsearch.training.features import cached_features
 
 Progress: TypeAlias = Callable[[int, int], None]
 
@@ -171,10 +173,6 @@ def prepare_data(
         data = known[settings]
         check_model(configuration.model, data.class_names)
         if configuration.training.trunk == "frozen":
-            # Torch takes seconds to import, and a search without a frozen trunk needs it elsewhere.
-            from pgsearch.training.device import choose_device
-            from pgsearch.training.features import cached_features
-
             device = choose_device(configuration.training.device)
             cached_features(configuration, data, device, progress=feature_progress)
         splits = frozenset(name for name in SPLITS if data.split(name).num_images)

@@ -1,7 +1,6 @@
 """The newest state of a trial, in one file that is whole or absent."""
 
 import io
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +34,11 @@ class Checkpoints:
             return None
         try:
             state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        # The reader promises no type of error for bytes that are damaged or something else.
+        except Exception as error:
+            first_line = str(error).partition("\n")[0][:120]
             raise StorageError(
-                f"{self.path}: this checkpoint is damaged ({str(error).splitlines()[0][:120]}); "
+                f"{self.path}: this checkpoint is damaged ({type(error).__name__}: {first_line}); "
                 "delete it and repeat the command: the trial begins again and its recorded epochs "
                 "stay"
             ) from None

@@ -60,6 +60,7 @@ def cached_features(
             model.pool,
             model_statistics(model),
             precision,
+            device.type,  # a GPU's arithmetic differs in the last digits
             data.fingerprint,
         ]
     )
@@ -80,11 +81,12 @@ def shared_trunk(config: ModelConfig, device: torch.device) -> Backbone:
     """Return the trunk of a model; the trials of one process share it."""
     # What a trunk depends on, and nothing of the head that differs from trial to trial.
     trunk = ModelConfig(backbone=config.backbone, weights=config.weights, pool=config.pool)
-    return _shared_trunk(trunk, device)
+    return _shared_trunk(trunk, trunk_fingerprint(trunk), device)
 
 
 @functools.lru_cache(maxsize=2)
-def _shared_trunk(config: ModelConfig, device: torch.device) -> Backbone:
+def _shared_trunk(config: ModelConfig, weights: str, device: torch.device) -> Backbone:  # noqa: ARG001
+    """Build a trunk; `weights` tells files apart whose bytes changed under one name."""
     trunk = build_trunk(config)
     trunk.network.to(device)
     trunk.network.to(memory_format=torch.channels_last)

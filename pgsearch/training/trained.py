@@ -16,7 +16,7 @@ from torch import nn
 
 from pgsearch.config import TrialSpec
 from pgsearch.data.augment import normalise_batch
-from pgsearch.errors import InvalidData, UsageError
+from pgsearch.errors import InvalidData, StorageError, UsageError
 from pgsearch.models.build import build_model_to_load, model_statistics
 from pgsearch.training.checkpoint import Checkpoints
 from pgsearch.training.evaluate import compute_logits
@@ -32,6 +32,8 @@ class TrainedClassifier:
     class_groups_C: npt.NDArray[np.int64]
     """Of the counts that it was trained with."""
     epoch: int
+    data_fingerprint: str
+    """Of the images, labels and splits that it was trained with."""
 
     @property
     def image_size(self) -> int:
@@ -75,28 +77,23 @@ def load_trained(path: Path) -> TrainedClassifier:
 
     Raises:
         UsageError: there is no such file.
-        StorageError: it is damaged.
-        InvalidData: it is not a checkpoint of pgsearch, or lacks the frozen trunk.
+        InvalidData: it is damaged, not a checkpoint of pgsearch, or lacks the frozen trunk.
     """
     if not path.is_file():
         raise UsageError(
             f"{path}: no such file; a search keeps the checkpoints of its best trials in "
             "RESULTS/NAME/checkpoints"
         )
-    state = Checkpoints(path).load() or {}
     try:
+        state: Any = Checkpoints(path).load()
         trial = TrialSpec.model_validate(state["trial"])
         record: dict[str, Any] = state["record"]
         class_names, groups = tuple(record["class_names"]), record["class_groups"]
-        weights, epoch = state["model"], int(state["epoch"])
-    except (KeyError, TypeError, ValidationError) as error:
-        first_line = str(error).partition("\n")[0]
-        raise InvalidData(
-            [
-                f"{path}: not a checkpoint that this version of pgsearch wrote ({first_line}); "
-                "give the file of a trial that it trained"
-            ]
-        ) from None
+        weights, epoch = dict(state["model"]), int(state["epoch"])
+        data_fingerprint = str(record["data_fingerprint"])
+    # StorageError: its remedy, to begin the trial again, is for a search that goes on.
+    except (StorageError, KeyError, IndexError, TypeError, ValueError, ValidationError) as error:
+        raise _not_ours(path, error) from None
     network = build_model_to_load(trial.model, num_classes=len(class_names))
     if not any(name.startswith("backbone.") for name in weights):
         raise InvalidData(
@@ -105,8 +102,23 @@ def load_trained(path: Path) -> TrainedClassifier:
                 "the frozen trunk joins the checkpoint after the last epoch: finish the trial first"
             ]
         )
-    network.load_state_dict(weights)
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise _not_ours(path, error) from None
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network.to(device).eval()
     network.to(memory_format=torch.channels_last)
-    return TrainedClassifier(network, trial, class_names, np.asarray(groups), epoch)
+    return TrainedClassifier(
+        network, trial, class_names, np.asarray(groups), epoch, data_fingerprint
+    )
+
+
+def _not_ours(path: Path, error: Exception) -> InvalidData:
+    first_line = str(error).removeprefix(f"{path}: ").partition("; ")[0].partition("\n")[0]
+    return InvalidData(
+        [
+            f"{path}: damaged, or not a checkpoint that this version of pgsearch wrote "
+            f"({first_line}); give the file of a trial that it trained"
+        ]
+    )

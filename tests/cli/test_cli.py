@@ -89,9 +89,21 @@ def test_every_preset_says_what_it_is_for(preset: Path) -> None:
         return
     name = preset.relative_to(ROOT)
     assert f"pgsearch run {name}" in opening
-    assert "Cost: " in opening
+    assert re.search(r"^# Cost: \d+ trials", opening, re.MULTILINE)
     if "_lt" in preset.stem or preset.parent.name == "ablations":
         assert "Published" in opening
+
+
+def test_the_specs_of_the_readme_are_accepted(tmp_path: Path) -> None:
+    """Those that are whole: they extend a preset."""
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    whole = [block for block in blocks if "extends: search_spaces/" in block]
+    assert whole
+    for number, block in enumerate(whole):
+        spec_file = tmp_path / f"readme{number}.yaml"
+        spec_file.write_text(block.replace("search_spaces/", f"{ROOT}/search_spaces/"))
+        result = pgsearch("check", str(spec_file))
+        assert result.returncode == 0, result.stdout
 
 
 def test_check_names_everything_and_exits_3(tmp_path: Path) -> None:

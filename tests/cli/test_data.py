@@ -203,6 +203,35 @@ def test_all_that_is_wrong_with_voc_is_listed_at_once(
     assert "Traceback" not in result.err
 
 
+def test_bad_annotations_do_not_hide_bad_images(run: Run, devkit: Path, tmp_path: Path) -> None:
+    annotation = devkit / "VOC2012/Annotations/2008_000003.xml"
+    annotation.write_text(annotation.read_text().replace(VOC_CLASSES[3], "dragon"))
+    (tmp_path / "ids.txt").write_text("2008_000001\n2008_000002\nnone\n")
+    (devkit / "VOC2012/JPEGImages/2008_000001.jpg").unlink()
+    for path in ("VOC2012/JPEGImages/2008_000002.jpg", "VOC2007/JPEGImages/000005.jpg"):
+        (devkit / path).write_bytes((devkit / path).read_bytes()[:-80])
+    (devkit / "VOC2007/JPEGImages/000006.jpg").unlink()
+    result = run("build", "voc-lt", "--root", devkit, "--ids", tmp_path / "ids.txt")
+    assert result.code == 4
+    for expected in ("2008_000003.xml: ", "'dragon'", "the id 'none'",
+                     "2008_000001.jpg: is not a file", "000006.jpg: is not a file",
+                     "2008_000002.jpg: an image must be whole",
+                     "000005.jpg: an image must be whole"):  # fmt: skip
+        assert expected in result.err, expected
+    assert not (devkit / "voc_lt.parquet").exists()
+
+
+@pytest.mark.parametrize("options", [["--b", "1e-9"], ["--alpha", "1e-300", "--b", "0.1"]])
+def test_a_profile_beyond_all_numbers_is_a_usage_error(
+    run: Run, small: Path, tmp_path: Path, options: list[str]
+) -> None:
+    output = tmp_path / "o.parquet"
+    words = ["build", "custom", "--manifest", small, "--output", output, "--max", "9", *options]
+    result = run(*words)
+    assert result.code == 2
+    assert "raise one of them" in result.err
+
+
 def test_a_root_without_the_years_is_one_message(run: Run, tmp_path: Path) -> None:
     (tmp_path / "ids.txt").write_text("2008_000001\n")
     result = run("build", "voc-lt", "--root", tmp_path, "--ids", tmp_path / "ids.txt")

@@ -140,6 +140,51 @@ def test_a_checkpoint_that_is_not_there_is_a_usage_error(tmp_path: Path) -> None
         assert "absent.pt: no such file" in result.stderr
 
 
+def test_other_data_than_the_training_had_is_refused(folder: Path, tmp_path: Path) -> None:
+    manifest = folder / "manifest.csv"
+    before = manifest.read_text()
+    try:
+        manifest.write_text(before.replace("71.png,test,1,1", "71.png,test,0,1"))
+        result = pgsearch("evaluate", checkpoint(folder), PGSEARCH_CACHE=str(folder / "cache"))
+    finally:
+        manifest.write_text(before)
+    assert result.returncode == 4
+    assert "are not those that the checkpoint was trained with" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "expected"),
+    [
+        (["evaluate", "--root", "/nonexistent"], 2, "name it with --data"),
+        (["evaluate", "--save-scores", "s.csv"], 2, "scores are written as .parquet"),
+        (["evaluate", "--save-scores", "file/s.parquet"], 5, "file/s.parquet: cannot be written"),
+        (["predict", "48.png", "-o", "."], 5, "cannot be written"),
+        (["predict", "48.png", "-o", "file/x.json"], 5, "cannot be written"),
+        (["predict", "."], 4, ".: an image must be a readable file, but: Is a directory"),
+    ],
+)
+def test_what_cannot_be_written_or_read_is_one_message(
+    folder: Path, options: list[str], code: int, expected: str
+) -> None:
+    (folder / "file").touch()
+    command, *rest = options
+    result = pgsearch(
+        command, checkpoint(folder), *rest, cwd=folder, PGSEARCH_CACHE=str(folder / "cache")
+    )
+    assert result.returncode == code, result.stderr
+    assert expected in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_scores_asked_for_too_late_name_the_remedy(folder: Path, tmp_path: Path) -> None:
+    command = ["train", str(folder / "colours.yaml"), "--variant", "BCE", "--save", str(tmp_path)]
+    cache = {"PGSEARCH_CACHE": str(folder / "cache")}
+    assert pgsearch(*command, "training.epochs=1", **cache).returncode == 0
+    result = pgsearch(*command, "training.epochs=1", "--save-scores", **cache)
+    assert result.returncode == 0
+    assert f"pgsearch evaluate {tmp_path}/checkpoints/00000.pt --save-scores" in result.stderr
+
+
 def test_save_scores_needs_a_folder(folder: Path) -> None:
     result = pgsearch("train", str(folder / "colours.yaml"), "--save-scores")
     assert result.returncode == 2

@@ -61,3 +61,22 @@ def test_a_preset_starts_on_the_official_layout(
         records: list[EpochRecord] = []
         fit(trial, report=records.append)
         assert records[-1].map["test"]["total"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@needs_data
+def test_a_search_on_the_official_layout_runs(folder: Path, tmp_path: Path) -> None:
+    preset = "search_spaces/voc_lt_pg.yaml"
+    where = [f"data.manifest={folder}/voc-lt.parquet", f"data.root={TEST_DATA}/voc_mini/VOCdevkit"]
+    result = pgsearch(
+        "run", preset, *SMALL, *where, "trials=2", "pruner={name: none}", "resources.gpus=0",
+        "resources.cpus=1", "--save-scores", "--results", str(tmp_path),
+        PGSEARCH_CACHE=str(folder / "cache"),
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "2 COMPLETE" in result.stderr
+    checkpoints = list((tmp_path / "voc_lt_pg" / "checkpoints").glob("*.pt"))
+    scores = list((tmp_path / "voc_lt_pg" / "scores").glob("*.parquet"))
+    assert [path.stem for path in scores] == [path.stem for path in checkpoints]
+    assert len(scores) == 1

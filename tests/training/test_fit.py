@@ -210,9 +210,12 @@ def test_a_number_that_is_not_finite_ends_the_trial_with_its_step() -> None:
         train(trial)
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "contents", [b"PK\x03\x04 not a checkpoint", b"", b"hello world", bytes(range(256))]
+)
+def test_a_damaged_checkpoint_is_named(tmp_path: Path, contents: bytes) -> None:
     path = tmp_path / "c.pt"
-    path.write_bytes(b"PK\x03\x04 not a checkpoint")
+    path.write_bytes(contents)
     with pytest.raises(StorageError, match=r"c\.pt: this checkpoint is damaged"):
         Checkpoints(path).load()
 

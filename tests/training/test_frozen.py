@@ -97,15 +97,28 @@ def test_other_features_are_computed_anew(
         train(frozen(weights, epochs=1, **change).trial(0, {}))
 
 
-def test_other_bytes_under_the_same_name_are_other_weights(
-    weights: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    train(frozen(weights, epochs=1).trial(0, {}))
+def test_other_bytes_under_the_same_name_are_other_weights(weights: str) -> None:
+    """Also for the trunk that the trials of this process share."""
+    configuration = frozen(weights, epochs=1).trial(0, {})
+    data = build_dataset(configuration.data)
+    before = np.array(cached_features(configuration, data, CPU)["test"])
     torch.manual_seed(8)
-    torch.save(DigitsResNet().state_dict(), weights)
-    forbid_computing(monkeypatch)
-    with pytest.raises(AssertionError, match="computed again"):
-        train(frozen(weights, epochs=1).trial(0, {}))
+    network = DigitsResNet()
+    torch.save(network.state_dict(), weights)
+    after = cached_features(configuration, data, CPU)["test"]
+    assert not np.allclose(before, after)
+    network.eval()
+    images = torch.from_numpy(np.array(data.test.images_NHWC)).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        expected = network((images.float() / 255 - 0.5) / 0.5)
+    np.testing.assert_allclose(after, expected.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_augmentation_that_would_have_no_effect_is_refused(weights: str) -> None:
+    assert frozen(weights).training.flip == 0
+    assert frozen(weights, flip=0, crop_min=1).training.photometric == 0
+    with pytest.raises(InvalidSpec, match=r"flip=0.5 have no effect: leave them out"):
+        frozen(weights, flip=0.5)
 
 
 def test_the_head_learns_and_the_trunk_does_not_move(weights: str, tmp_path: Path) -> None:

@@ -74,9 +74,29 @@ def test_a_checkpoint_loads_in_plain_pytorch(tmp_path: Path) -> None:
 def test_a_missing_or_foreign_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"absent\.pt: no such file"):
         load_trained(tmp_path / "absent.pt")
-    torch.save({"model": {}}, tmp_path / "foreign.pt")
-    with pytest.raises(InvalidData, match=r"foreign\.pt: not a checkpoint"):
-        load_trained(tmp_path / "foreign.pt")
+    trained(tmp_path, {})
+    whole = (tmp_path / "c.pt").read_bytes()
+    contents = {
+        "empty": b"",
+        "text": b"hello world, this is no checkpoint",
+        "truncated": whole[: len(whole) // 2],
+        "noise": bytes(range(256)) * 40,
+    }
+    for name, damaged in contents.items():
+        (tmp_path / f"{name}.pt").write_bytes(damaged)
+    state = torch.load(tmp_path / "c.pt", weights_only=True)
+    others = {
+        "no_trial": {"model": {}},
+        "tensor": torch.zeros(3),
+        "list": [1, 2],
+        "no_head": {**state, "model": {k: v for k, v in state["model"].items() if "head" not in k}},
+        "other_trial": {**state, "trial": {**state["trial"], "loss": {"name": "unknown"}}},
+    }
+    for name, value in others.items():
+        torch.save(value, tmp_path / f"{name}.pt")
+    for name in (*contents, *others):
+        with pytest.raises(InvalidData, match=rf"{name}\.pt: damaged, or not a checkpoint that"):
+            load_trained(tmp_path / f"{name}.pt")
 
 
 def test_an_unfinished_head_on_a_frozen_trunk_is_refused(tmp_path: Path) -> None:
