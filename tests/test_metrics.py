@@ -236,3 +236,9 @@ def test_f1_is_its_definition(case):
     all_targets = [t for _, targets in columns for t in targets]
     assert found["micro"] == pytest.approx(f1_by_definition(all_scores, all_targets), abs=1e-12)
     assert found["macro"] == pytest.approx(sum(with_positives) / len(with_positives), abs=1e-12)
+
+
+def test_macro_f1_leaves_out_classes_without_positives():
+    scores_NC = np.array([[1.0, 1.0], [1.0, -1.0], [-1.0, -1.0]])
+    targets_NC = np.array([[1, 0], [1, 0], [0, 0]])
+    assert f1_scores(scores_NC, targets_NC) == {"micro": 0.8, "macro": 1.0}

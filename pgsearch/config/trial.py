@@ -84,7 +84,12 @@ class Leaf(NamedTuple):
 
 def configuration_leaves() -> list[Leaf]:
     """All leaf values of a configuration, over every loss and data set, by dotted path."""
-    leaves = {leaf.path: leaf for leaf in _leaves(Configuration, "")}
+    leaves: dict[str, Leaf] = {}
+    for leaf in _leaves(Configuration, ""):
+        known = leaves.setdefault(leaf.path, leaf)
+        if leaf.description not in known.description.split("; or: "):  # of another loss
+            both = f"{known.description}; or: {leaf.description}"
+            leaves[leaf.path] = known._replace(description=both)
     return list(leaves.values())
 
 

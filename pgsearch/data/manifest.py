@@ -147,7 +147,7 @@ def _divide(rows: Rows, validation_fraction: float, split_seed: int) -> dict[str
     rows_of_split = {
         name: np.flatnonzero(rows.splits_N == name) for name in ("train", "validation", "test")
     }
-    if not rows_of_split["validation"].size and validation_fraction > 0:
+    if not rows_of_split["validation"].size:
         pool = rows_of_split["train"]
         held_out_N = stratified_holdout(
             rows.targets_NC[pool], fraction=validation_fraction, seed=split_seed

@@ -29,3 +29,4 @@ def test_one_row_per_image_with_columns_by_class(tmp_path: Path) -> None:
     assert frame["split"].tolist() == ["validation", "test", "test"]
     assert frame["score.hot dog"].tolist() == [-1.0, 1.5, -4.0]
     assert frame["target.cat"].tolist() == [1, 0, 1]
+    assert frame["target.hot dog"].tolist() == [0, 0, 1]

@@ -226,13 +226,14 @@ def test_only_the_best_keep_a_checkpoint(tmp_path: Path) -> None:
     search = spec(trials=5, keep_checkpoints=2)
     study = SearchStudy(search, ledger)
     while (trial := study.next_trial()) is not None:
-        ledger.checkpoint_file(trial.number).parent.mkdir(exist_ok=True)
-        ledger.checkpoint_file(trial.number).touch()
+        for file in (ledger.checkpoint_file(trial.number), ledger.scores_file(trial.number)):
+            file.parent.mkdir(exist_ok=True)
+            file.touch()
         execute(study, ledger, trial)
         study.remove_checkpoints(trial.number)
     best = sorted(study.records.values(), key=lambda r: -(r.values or [0.0])[0])[:2]
-    kept = {n for n in range(5) if ledger.checkpoint_file(n).exists()}
-    assert kept == {r.number for r in best}
+    for file_of in (ledger.checkpoint_file, ledger.scores_file):
+        assert {n for n in range(5) if file_of(n).exists()} == {r.number for r in best}
 
 
 def test_a_missing_trial_row_is_named(tmp_path: Path) -> None:

@@ -13,10 +13,12 @@ import pytest
 import torch
 
 from pgsearch.config import SearchSpec, TrialSpec
+from pgsearch.data.build import build_dataset
 from pgsearch.errors import InvalidData, NonFiniteLoss, StorageError
 from pgsearch.results import EpochRecord, EpochWriter, Ledger
 from pgsearch.training.checkpoint import Checkpoints
 from pgsearch.training.fit import fit
+from pgsearch.training.inputs import ImageInputs
 from tests.records import spec
 
 TIMES = {"train_seconds", "evaluation_seconds", "peak_memory_bytes"}
@@ -129,6 +131,34 @@ def test_workers_and_a_resume_among_them_change_nothing(tmp_path: Path) -> None:
     assert [comparable(r) for r in train(trial, checkpoints=checkpoints)] == expected
 
 
+def test_the_sampler_has_its_settings() -> None:
+    losses = {
+        train(small(epochs=1, **setting).trial(0, {}))[0].train_loss
+        for setting in ({}, {"sampler_repeat": 1}, {"sampler": "uniform"})
+    }
+    assert len(losses) == 3
+    (record,) = train(small(epochs=1, sampler_reduce=2).trial(0, {}))
+    assert record.num_train_images == 120 * 10 // 2 // 32 * 32
+
+
+def test_images_are_augmented_anew_in_each_epoch() -> None:
+    data = build_dataset(small().data)
+    statistics = ((0.5,) * 3, (0.5,) * 3)
+    indices, positions = np.arange(4), np.arange(4)
+
+    def batch(epoch: int, **training: float) -> torch.Tensor:
+        config = small(**training).training
+        inputs = ImageInputs(data, statistics, config, seed=0, device=torch.device("cpu"))
+        return inputs.training_batch(indices, positions, epoch=epoch)
+
+    assert torch.equal(batch(1), batch(1))
+    assert not torch.equal(batch(1), batch(2))
+    plain = {"crop_min": 1.0, "flip": 0.0}
+    assert torch.equal(batch(1, **plain), batch(2, **plain))
+    for setting in ({"photometric": 1.0}, {"crop_min": 0.5}, {"flip": 1.0}):
+        assert not torch.equal(batch(1, **plain | setting), batch(1, **plain))
+
+
 def test_deferred_reweighting_begins_after_its_epoch() -> None:
     def losses(reweight_after: int | None) -> list[float]:
         search = small(epochs=3)
@@ -168,6 +198,7 @@ from pgsearch.config import TrialSpec
 from pgsearch.results import EpochWriter, Ledger
 from pgsearch.training.checkpoint import Checkpoints
 from pgsearch.training.fit import fit
+from pgsearch.training.inputs import ImageInputs
 trial = TrialSpec.model_validate_json(sys.argv[1])
 ledger = Ledger(Path(sys.argv[2]))
 writer = EpochWriter(ledger, trial, ledger.claim_attempt(0))
