@@ -20,7 +20,7 @@ Checkpoint = Annotated[
     Path,
     typer.Argument(
         metavar="CHECKPOINT",
-        help="A file of RESULTS/NAME/checkpoints; pgsearch best NAME says which.",
+        help="A file of RESULTS/NAME/checkpoints; pgsearch best NAME says which are kept.",
         show_default=False,
     ),
 ]

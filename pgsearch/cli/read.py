@@ -147,6 +147,9 @@ def best(
             return
         typer.echo(f"trial {row['number']}, seed {row['seed']}, epoch {row['epoch']:.0f}")
         typer.echo(f"{score}  {short_params(row['params'])}")
+        for number in replicates["number"]:
+            if (file := ledger.checkpoint_file(int(number))).exists():
+                typer.echo(f"checkpoint: {file}")
         return
     text = f"# The best configuration of {spec.name}: trial {row['number']}, {score}.\n"
     text += _spec_with_fresh_seeds(spec, row, seeds)

@@ -115,6 +115,8 @@ def load_trained(path: Path) -> TrainedClassifier:
 
 
 def _not_ours(path: Path, error: Exception) -> InvalidData:
+    if isinstance(error, ValidationError):
+        error = ValueError(error.errors()[0]["msg"])
     first_line = str(error).removeprefix(f"{path}: ").partition("; ")[0].partition("\n")[0]
     return InvalidData(
         [

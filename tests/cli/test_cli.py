@@ -208,7 +208,14 @@ def test_best_emits_a_spec_that_runs_with_fresh_seeds(results: Path, tmp_path: P
     emitted = yaml.safe_load(output.read_text())
     assert emitted["seeds"] == [4, 5, 6]
     assert emitted["loss"]["name"] == "pg"
-    assert pgsearch("best", "small", "--results", str(results)).stdout.startswith("trial 4, seed 2")
+    plain = pgsearch("best", "small", "--results", str(results)).stdout
+    assert plain.startswith("trial 4, seed 2")
+    assert "checkpoint" not in plain
+    checkpoint = Ledger(results / "small").checkpoint_file(4)
+    checkpoint.parent.mkdir()
+    checkpoint.touch()
+    plain = pgsearch("best", "small", "--results", str(results)).stdout
+    assert plain.endswith(f"checkpoint: {checkpoint}\n")
 
 
 def test_plan(tmp_path: Path) -> None:
