@@ -10,6 +10,7 @@ from pgsearch.config.base import Config
 from pgsearch.config.merge import at_path, merge
 from pgsearch.config.optimiser import NoPrunerConfig, PrunerConfig, SamplerConfig, TPEConfig
 from pgsearch.config.space import Dimension, Parameter, Scalar, expand, expand_point, grid
+from pgsearch.config.training import NO_AUGMENTATION
 from pgsearch.config.trial import Configuration, TrialSpec, flatten
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._\-]{0,99}$"
@@ -198,7 +199,19 @@ def _variant_problems(spec: SearchSpec) -> Iterator[tuple[Location, str]]:
             spec.base(variant)
         except ValidationError as error:
             for item in error.errors():
-                yield ("variants", variant, *item["loc"]), item["msg"]
+                yield ("variants", variant, *item["loc"]), _rule(item)
+            continue
+        training = spec.variants[variant].get("training", {})
+        if (
+            spec.training.trunk == "frozen"
+            and training.get("trunk") == "trained"
+            and not NO_AUGMENTATION.keys() <= training.keys()
+        ):
+            yield (
+                ("variants", variant, "training", "trunk"),
+                "a trained trunk over a frozen one would train without augmentation: say "
+                f"{', '.join(NO_AUGMENTATION)} too",
+            )
 
 
 def _space_problems(spec: SearchSpec) -> Iterator[tuple[Location, str]]:
@@ -210,7 +223,7 @@ def _space_problems(spec: SearchSpec) -> Iterator[tuple[Location, str]]:
         within = f" in variant {variant!r}" if variant else ""
         misfit = False
         for path, parameter in spec.space.items():
-            if path.endswith(".name"):
+            if path.endswith(".name") or path == "training.trunk":
                 misfit = True
                 yield ("space", path), "another kind of a section is a variant, not a parameter"
                 continue
@@ -279,7 +292,12 @@ def _value_problems(
             )
             Configuration.model_validate(spec_with)
         except ValidationError as error:
-            yield ("space", path, *name.split(".")), f"{value!r}: {error.errors()[0]['msg']}"
+            yield ("space", path, *name.split(".")), f"{value!r}: {_rule(error.errors()[0])}"
+
+
+def _rule(item: Any) -> str:
+    """Return the message of a pydantic error without its kind."""
+    return str(item["msg"]).removeprefix("Value error, ")
 
 
 def _objective_problems(

@@ -111,6 +111,29 @@ def test_parts_that_do_not_go_together(tmp_path: Path, overrides: list[str], exp
     assert any(expected in problem for problem in problems(tmp_path, GOOD, *overrides))
 
 
+def test_a_trained_trunk_over_a_frozen_one_says_its_augmentation(tmp_path: Path) -> None:
+    text = GOOD.replace("weights: random", "weights: w.pth")
+    frozen = ["training.trunk=frozen", "space={}"]
+
+    def found(variant: str) -> list[str]:
+        grid = text.replace("trials: 10\n", f"method: grid\nvariants: {{a: {variant}}}\n")
+        return problems(tmp_path, grid, *frozen)
+
+    silent = found("{training: {trunk: trained}}")
+    assert any("would train without augmentation" in problem for problem in silent), silent
+    said = "{training: {trunk: trained, photometric: 0.5, crop_min: 0.8, flip: 0.5}}"
+    assert not any("augmentation" in problem for problem in found(said))
+    assert not any("augmentation" in problem for problem in found("{training: {epochs: 2}}"))
+    space = "space={training.trunk: {type: categorical, choices: [frozen, trained]}}"
+    assert any("is a variant" in problem for problem in problems(tmp_path, text, space))
+
+
+def test_a_rule_between_parts_of_a_variant_is_said_plainly(tmp_path: Path) -> None:
+    grid = GOOD.replace("trials: 10\n", "method: grid\nvariants: {a: {loss: {name: ldam}}}\n")
+    (problem,) = [p for p in problems(tmp_path, grid, "space={}") if "ldam" in p]
+    assert "variants.a: loss ldam reads cosines" in problem
+
+
 def test_a_grid_is_not_pruned(tmp_path: Path) -> None:
     text = GOOD.replace("trials: 10\n", "method: grid\nvariants: {a: {}}\n")
     found = problems(tmp_path, text, "pruner={name: median}", "space={}")
