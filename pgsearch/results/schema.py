@@ -155,8 +155,11 @@ def epoch_schema() -> pa.Schema:
             for part in ("total", *GROUPS)
         ]
         columns += [
-            (f"f1.{split}.{mean}", pa.float64(), f"{mean} F1 on {split} at probability 1/2")
-            for mean in ("micro", "macro")
+            (f"f1.{split}.{mean}", pa.float64(), f"F1 on {split} at probability 1/2, {over}")
+            for mean, over in (
+                ("micro", "of all labels together"),
+                ("macro", "mean over the classes with a positive"),
+            )
         ]
     for sign, meaning in (("pos", "positives: sigmoid(z)"), ("neg", "negatives: 1 - sigmoid(z)")):
         columns += [
