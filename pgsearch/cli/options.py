@@ -1,9 +1,19 @@
 """Arguments and options that several commands share."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
 import typer
+
+
+class Split(StrEnum):
+    """Splits of a data set."""
+
+    train = "train"
+    validation = "validation"
+    test = "test"
+
 
 SpecFile: TypeAlias = Annotated[
     Path, typer.Argument(metavar="SPEC", help="YAML file of the search.", show_default=False)

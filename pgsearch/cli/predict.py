@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pgsearch.cli.options import Json
+from pgsearch.cli.options import Json, Split
 
 if TYPE_CHECKING:
-    from pgsearch.data.dataset import Split
+    from pgsearch.data import dataset
     from pgsearch.training.trained import TrainedClassifier
 
 IMAGES_AT_A_TIME = 64
@@ -24,14 +24,6 @@ Checkpoint = Annotated[
         show_default=False,
     ),
 ]
-
-
-class SplitName(StrEnum):
-    """Splits of a data set."""
-
-    test = "test"
-    validation = "validation"
-    train = "train"
 
 
 class PredictionFormat(StrEnum):
@@ -50,7 +42,7 @@ def evaluate(
     root: Annotated[
         Path | None, typer.Option(help="Folder of its images; default is the manifest's own.")
     ] = None,
-    split: Annotated[SplitName, typer.Option(help="Split to score.")] = SplitName.test,
+    split: Annotated[Split, typer.Option(help="Split to score.")] = Split.test,
     save_scores: Annotated[
         Path | None, typer.Option(help="Write the scores of every image to a Parquet file.")
     ] = None,
@@ -61,9 +53,9 @@ def evaluate(
     The classes of a manifest are found by name and may come in any order. Head, medium and tail are
     those of the training data.
     """
-    from pgsearch.class_groups import GROUPS
+    from pgsearch.cli import render
+    from pgsearch.cli.progress import data_progress
     from pgsearch.errors import UsageError
-    from pgsearch.training.evaluate import evaluate as evaluate_scores
     from pgsearch.training.trained import load_trained
 
     if root is not None and data is None:
@@ -72,38 +64,44 @@ def evaluate(
         raise UsageError(f"--save-scores {save_scores}: scores are written as .parquet; name it so")
     trained = load_trained(checkpoint)
     images = _split(trained, data, root, split.value)
-    from pgsearch.cli.progress import data_progress
-
-    with data_progress(quiet=False, what="scoring images") as advance:
+    with data_progress(what="scoring images") as advance:
         logits_NC = trained.logits(images.images_NHWC, progress=advance)
-    result = evaluate_scores(logits_NC, images.targets_NC, trained.class_groups_C)
     if save_scores is not None:
         from pgsearch.results.scores import ImageScores, write_scores
 
         scores = ImageScores(images.ids, images.targets_NC, logits_NC)
         write_scores(save_scores, {split.value: scores}, trained.class_names)
-    counts_C = images.targets_NC.sum(axis=0)
+    facts = {"checkpoint": str(checkpoint), "split": split.value}
+    facts |= _worth(trained, images.targets_NC, logits_NC)
+    if as_json:
+        typer.echo(json.dumps(facts))
+    else:
+        render.evaluation(facts)
+
+
+def _worth(trained: "TrainedClassifier", targets_NC: Any, logits_NC: Any) -> dict[str, Any]:
+    """Return what the scores of a split are worth, as JSON has it."""
+    from pgsearch.class_groups import GROUPS
+    from pgsearch.training.evaluate import evaluate as evaluate_scores
+
+    result = evaluate_scores(logits_NC, targets_NC, trained.class_groups_C)
     classes = [
         {"class": name, "group": GROUPS[group], "positives": int(count), "ap": _number(ap)}
         for name, group, count, ap in zip(
-            trained.class_names, trained.class_groups_C, counts_C, result.ap_C, strict=True
+            trained.class_names,
+            trained.class_groups_C,
+            targets_NC.sum(axis=0),
+            result.ap_C,
+            strict=True,
         )
     ]
-    facts: dict[str, Any] = {
-        "checkpoint": str(checkpoint),
-        "split": split.value,
-        "images": images.num_images,
+    return {
+        "images": len(targets_NC),
         "map": {part: _number(value) for part, value in result.map.items()},
         "f1": {mean: _number(value) for mean, value in result.f1.items()},
         "loss": result.loss,
         "classes": classes,
     }
-    if as_json:
-        typer.echo(json.dumps(facts))
-        return
-    from pgsearch.cli import render
-
-    render.evaluation(facts)
 
 
 def predict(
@@ -120,6 +118,7 @@ def predict(
 ) -> None:
     """Print the probability of every class for images, as JSON or CSV, in the order given."""
     import numpy as np
+    from scipy.special import expit
 
     from pgsearch.cli.progress import data_progress
     from pgsearch.data.image_files import UnreadableImage, decode_image
@@ -143,8 +142,7 @@ def predict(
             advance(min(start + IMAGES_AT_A_TIME, len(images)), len(images))
     if problems:
         raise InvalidData(problems)
-    logits_NC = np.concatenate(logits).astype(np.float64)
-    probabilities_NC = np.round(1 / (1 + np.exp(-logits_NC)), 6)
+    probabilities_NC = np.round(expit(np.concatenate(logits).astype(np.float64)), 6)
     text = _printed(images, probabilities_NC, trained.class_names, style)
     if output is None:
         typer.echo(text.rstrip("\n"))
@@ -154,14 +152,14 @@ def predict(
 
 def _split(
     trained: "TrainedClassifier", manifest: Path | None, root: Path | None, name: str
-) -> "Split":
+) -> "dataset.Split":
     from pgsearch.cli.progress import data_progress
     from pgsearch.data.build import build_dataset
     from pgsearch.data.cache import default_cache_dir
     from pgsearch.data.manifest import load_manifest_split
     from pgsearch.errors import InvalidData
 
-    with data_progress(quiet=False) as advance:
+    with data_progress() as advance:
         if manifest is not None:
             return load_manifest_split(
                 manifest,

@@ -9,6 +9,7 @@ import typer
 from pgsearch.cli.options import DEFAULT_RESULTS, Overrides, Results, SpecFile
 
 if TYPE_CHECKING:
+    from pgsearch.config import SearchSpec, TrialSpec
     from pgsearch.results import Ledger
 
 
@@ -56,7 +57,7 @@ def run(
             feature_progress=computed,
         )
     progress.summary(outcome, results)
-    if search.save_scores:
+    if search.save_scores and not outcome.interrupted:
         _say_whose_scores_are_missing(Ledger(outcome.folder))
     raise typer.Exit(outcome.exit_code)
 
@@ -104,21 +105,31 @@ def train(
         raise UsageError("--save-scores needs --save FOLDER, where the scores go")
     trial = search.trial(0, {}, variant)
 
-    from pgsearch.results import DriverLock, EpochRecord, EpochWriter, Ledger
-    from pgsearch.results.scores import write_scores
+    from pgsearch.results import Ledger
     from pgsearch.search.run import prepare_data
-    from pgsearch.training.checkpoint import Checkpoints
     from pgsearch.training.fit import fit
 
     with (
-        data_progress(quiet=False) as decoded,
-        data_progress(quiet=False, what="computing features") as computed,
+        data_progress() as decoded,
+        data_progress(what="computing features") as computed,
     ):
         prepare_data(search, decoded, computed, variants=[variant])
     if save is None:
         fit(trial, report=lambda record: print_epoch(record, trial.training.epochs))
         return
-    ledger = Ledger(save.resolve())
+    _fit_into(Ledger(save.resolve()), search, trial, with_scores=save_scores)
+
+
+def _fit_into(
+    ledger: "Ledger", search: "SearchSpec", trial: "TrialSpec", *, with_scores: bool
+) -> None:
+    """Train into a folder, from its checkpoint if it has one."""
+    from pgsearch.cli.progress import print_epoch
+    from pgsearch.results import DriverLock, EpochRecord, EpochWriter
+    from pgsearch.results.scores import write_scores
+    from pgsearch.training.checkpoint import Checkpoints
+    from pgsearch.training.fit import fit
+
     with DriverLock(ledger.folder):
         ledger.begin(search)
         writer = EpochWriter(ledger, trial, ledger.claim_attempt(trial.number))
@@ -132,8 +143,8 @@ def train(
             report=report,
             checkpoints=Checkpoints(ledger.checkpoint_file(trial.number)),
             save_scores=functools.partial(write_scores, ledger.scores_file(trial.number))
-            if save_scores
+            if with_scores
             else None,
         )
-    if save_scores:
+    if with_scores:
         _say_whose_scores_are_missing(ledger)
