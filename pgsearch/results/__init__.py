@@ -1,12 +1,15 @@
 """The ledger: one Parquet row per epoch and per trial, written whole, read by anything."""
 
-from pgsearch.results.ledger import DriverLock, EpochWriter, Ledger
+from pgsearch.results.epoch_writer import EpochWriter
+from pgsearch.results.lease import DriverLease, DriverWatch
+from pgsearch.results.ledger import Ledger
 from pgsearch.results.read import find_search, read_epochs, read_trials
 from pgsearch.results.schema import FACTORS, EpochRecord, TrialRecord, TrialState
 
 __all__ = [
     "FACTORS",
-    "DriverLock",
+    "DriverLease",
+    "DriverWatch",
     "EpochRecord",
     "EpochWriter",
     "Ledger",

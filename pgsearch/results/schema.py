@@ -8,10 +8,12 @@ from typing import Any
 
 import pyarrow as pa
 
+from pgsearch import __version__
 from pgsearch.class_groups import GROUPS
 from pgsearch.config.trial import configuration_leaves
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""1: pgsearch 0.1 before `retry_of`. Every version stays readable."""
 
 
 class TrialState(StrEnum):
@@ -90,6 +92,8 @@ class TrialRecord:
     configuration_id: str
     params: dict[str, Any]
     """Values of the active dimensions, by name."""
+    retry_of: int | None = None
+    """The failed trial that this one repeats."""
     values: list[float] | None = None
     """The objectives of a COMPLETE trial."""
     attempts: int = 0
@@ -198,6 +202,7 @@ def trial_schema() -> pa.Schema:
         ("trial", pa.string(), "uid of the trial, the same through resumes"),
         ("number", pa.int64(), "number of the trial in the search, from 0"),
         ("state", pa.string(), "RUNNING, COMPLETE, PRUNED or FAIL"),
+        ("retry_of", pa.int64(), "number of the failed trial that this one repeats"),
         ("variant", pa.string(), "name of the variant in an ablation"),
         ("seed", pa.int64(), "seed of the training"),
         ("configuration_id", pa.string(), "the same for replicates: equal but for the seed"),
@@ -257,5 +262,9 @@ def _schema(columns: list[tuple[str, pa.DataType, str]], table: str) -> pa.Schem
         pa.field(name, kind, metadata={"description": description})
         for name, kind, description in columns
     ]
-    metadata = {"pgsearch.schema_version": str(SCHEMA_VERSION), "pgsearch.table": table}
+    metadata = {
+        "pgsearch.schema_version": str(SCHEMA_VERSION),
+        "pgsearch.table": table,
+        "pgsearch.version": __version__,
+    }
     return pa.schema(fields, metadata=metadata)

@@ -1,15 +1,14 @@
 """Scores of single images as Parquet: one row per image, columns named by class."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pgsearch.results.storage import replace_file
+from pgsearch.results.rows import as_parquet
+from pgsearch.results.storage import StoredFile
 
 
 class ImageScores(NamedTuple):
@@ -21,7 +20,7 @@ class ImageScores(NamedTuple):
 
 
 def write_scores(
-    path: Path, scores_by_split: Mapping[str, ImageScores], class_names: Sequence[str]
+    file: StoredFile, scores_by_split: Mapping[str, ImageScores], class_names: Sequence[str]
 ) -> None:
     """Write scores, whole or not at all.
 
@@ -40,6 +39,4 @@ def write_scores(
         columns[f"score.{name}"] = pa.array(logits_NC[:, c].astype(np.float32))
     for c, name in enumerate(class_names):
         columns[f"target.{name}"] = pa.array(targets_NC[:, c].astype(np.uint8))
-    buffer = pa.BufferOutputStream()
-    pq.write_table(pa.table(columns), buffer, compression="zstd")
-    replace_file(path, lambda file: file.write(buffer.getvalue()))
+    file.write(as_parquet(pa.table(columns)))

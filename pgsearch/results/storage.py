@@ -1,60 +1,152 @@
-"""Files that are whole or absent: the few operations that the ledger and checkpoints stand on."""
+"""Where results lie: a folder, or an object store, behind one small set of operations.
 
-import errno
+Everything that the ledger promises stands on `swap`: an object is replaced as a whole, and only if
+it still is the version that the writer knows. A reader, or a kill at any moment, sees the old one
+or the new one; of two writers that know the same version one wins and the other is told.
+"""
+
 import json
-import os
-import secrets
-from collections.abc import Callable
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
-from pgsearch.errors import StorageError
+from pgsearch.errors import UsageError
+
+Tag: TypeAlias = str
+"""Names one version of one object."""
+
+OBJECT_STORES = ("s3", "s3a", "gs", "az", "abfs", "abfss")
 
 
-def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file so that a reader, or a kill at any moment, sees the old one or the new one.
+class Stored(NamedTuple):
+    """An object as it was read."""
 
-    Temporary file beside it, fsync, rename, fsync of the folder.
+    data: bytes
+    tag: Tag
 
-    Raises:
-        StorageError: the file cannot be written; names the path, and the space left if that is why.
+
+class Entry(NamedTuple):
+    """An object as it is listed."""
+
+    key: str
+    num_bytes: int
+    modified_utc: datetime
+
+
+class Conflict(Exception):
+    """Somebody else changed the object since the version that the writer knows."""
+
+
+class Storage(Protocol):
+    """A folder of objects. Keys are relative, with `/`; objects are bytes, read and written whole.
+
+    Every operation raises StorageError, naming the object, where the storage fails.
     """
-    # Not with_name, which refuses a path that is a folder before the error can be explained.
-    temporary = path.parent / f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        sync_folder(path.parent)
-    except OSError as error:
-        raise StorageError(_explain(path, error)) from error
+
+    @property
+    def url(self) -> str:
+        """Where it is: a path, or a URL."""
+
+    @property
+    def seconds_between_polls(self) -> float:
+        """How often it may be asked whether something changed."""
+
+    def at(self, name: str) -> "Storage":
+        """Return the folder `name` in it."""
+
+    def read(self, key: str) -> Stored | None:
+        """Return an object, or None where there is none."""
+
+    def tag(self, key: str) -> Tag | None:
+        """Return the version of an object without reading it, or None where there is none."""
+
+    def write(self, key: str, data: bytes) -> Tag:
+        """Replace an object, whatever it was, and return its version."""
+
+    def swap(self, key: str, data: bytes, expected: Tag | None) -> Tag:
+        """Replace an object if its version is `expected` (None: if there is none).
+
+        Returns the new version. Raises Conflict where it has another version.
+        """
+
+    def delete(self, key: str) -> None:
+        """Remove an object; it may be gone already."""
+
+    def entries(self, prefix: str = "") -> Iterator[Entry]:
+        """List the objects whose key begins with `prefix`, in the order of their keys."""
+
+    def leftovers(self) -> Iterator[Entry]:
+        """List what a kill in the middle of a write left behind, which nothing reads."""
 
 
-def replace_json(path: Path, data: Any) -> None:
-    """Write plain data as JSON, whole or not at all. Raises StorageError."""
-    text = json.dumps(data, indent=1, sort_keys=True).encode() + b"\n"
-    replace_file(path, lambda file: file.write(text))
+@dataclass(frozen=True)
+class StoredFile:
+    """One object of a storage: a file with the operations of `Storage`."""
+
+    storage: Storage
+    key: str
+
+    def __str__(self) -> str:
+        return f"{self.storage.url}/{self.key}"
+
+    def exists(self) -> bool:
+        """Whether it is there."""
+        return self.storage.tag(self.key) is not None
+
+    def read(self) -> Stored | None:
+        """Return it, or None where it is not there."""
+        return self.storage.read(self.key)
+
+    def write(self, data: bytes) -> Tag:
+        """Replace it."""
+        return self.storage.write(self.key, data)
+
+    def swap(self, data: bytes, expected: Tag | None) -> Tag:
+        """Replace it if it is the version `expected`. Raises Conflict."""
+        return self.storage.swap(self.key, data, expected)
+
+    def delete(self) -> None:
+        """Remove it."""
+        self.storage.delete(self.key)
 
 
-def sync_folder(folder: Path) -> None:
-    """Make renames and new files in `folder` survive a power loss."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def open_storage(location: "str | Path | Storage") -> Storage:
+    """Return the storage at a path or URL (`s3://bucket/folder`, `gs://…`, `az://…`).
 
+    Opening reads and creates nothing. Credentials, region and endpoint of an object store come
+    from the environment, such as AWS_ENDPOINT_URL.
 
-def _explain(path: Path, error: OSError) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return (
-            f"{path}: the disk is full; free some space and repeat the command, it continues "
-            "where it stood"
+    Raises UsageError for a URL of another kind.
+    """
+    if not isinstance(location, str | Path):
+        return location
+    text = str(location)
+    scheme, separator, rest = text.partition("://")
+    if not separator or scheme == "file":
+        from pgsearch.results.local_storage import LocalStorage
+
+        return LocalStorage(Path(rest if separator else text))
+    if scheme not in OBJECT_STORES:
+        raise UsageError(
+            f"{text}: results go to a folder, or to a URL of {', '.join(OBJECT_STORES)}"
         )
-    return f"{path}: cannot be written ({error.strerror or error}); see that the folder is writable"
+    from pgsearch.results.object_storage import ObjectStorage
+
+    return ObjectStorage(text.rstrip("/"))
+
+
+def stored_file(location: "str | Path | StoredFile") -> StoredFile:
+    """Return the file at a path or URL."""
+    if isinstance(location, StoredFile):
+        return location
+    folder, _, name = str(location).rpartition("/")
+    if "://" not in str(location):
+        folder = str(Path(location).parent)
+    return StoredFile(open_storage(folder), name)
+
+
+def as_json(data: Any) -> bytes:
+    """Return plain data as the bytes of a JSON file."""
+    return json.dumps(data, indent=1, sort_keys=True).encode() + b"\n"

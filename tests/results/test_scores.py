@@ -4,11 +4,12 @@ import numpy as np
 import pandas as pd
 
 from pgsearch.results.scores import ImageScores, write_scores
+from pgsearch.results.storage import stored_file
 
 
 def test_one_row_per_image_with_columns_by_class(tmp_path: Path) -> None:
     write_scores(
-        tmp_path / "scores" / "s.parquet",
+        stored_file(tmp_path / "scores" / "s.parquet"),
         {
             "validation": ImageScores(
                 ("a.jpg",), np.array([[1, 0]], np.uint8), np.array([[2.5, -1.0]], np.float32)

@@ -1,44 +1,15 @@
 """The study against its ledger, without Ray: what a driver does, minus the placing of trials."""
 
-import math
 from pathlib import Path
 
 import optuna
 import pytest
 
-from pgsearch.config import SearchSpec, TrialSpec
 from pgsearch.errors import StorageError
 from pgsearch.results import EpochWriter, Ledger, TrialState
 from pgsearch.search.study import SearchStudy, sample_trial
 from tests.records import epoch_record, grid, spec
-
-
-def score(trial: TrialSpec, epoch: int) -> float:
-    """A made-up mAP with its best at lambda1_neg = 2 in the tail."""
-    distance = abs(math.log(trial.loss.lambda1_neg.tail / 2)) if trial.loss.name == "pg" else 1.0
-    return (1 - 0.2 * distance) * epoch / trial.training.epochs * 0.9
-
-
-def execute(
-    study: SearchStudy, ledger: Ledger, trial: TrialSpec, *, epochs: int | None = None
-) -> None:
-    """Run a trial to its end as the scheduler would, or leave it after some epochs."""
-    last = trial.training.epochs
-    writer = EpochWriter(ledger, trial, ledger.claim_attempt(trial.number))
-    for epoch in range(len(ledger.epochs(trial.number)) + 1, (epochs or last) + 1):
-        row = writer.append(epoch_record(epoch, score(trial, epoch), last=epoch == last))
-        if epoch == last:
-            study.complete(trial.number)
-        elif study.observe(trial.number, epoch, row):
-            study.prune(trial.number)
-            return
-
-
-def run_to_end(search: SearchSpec, ledger: Ledger) -> SearchStudy:
-    study = SearchStudy(search, ledger)
-    while (trial := study.next_trial()) is not None:
-        execute(study, ledger, trial)
-    return study
+from tests.studies import execute, run_to_end, score
 
 
 def test_a_search_ends_with_all_its_trials_in_the_ledger(tmp_path: Path) -> None:
@@ -227,8 +198,7 @@ def test_only_the_best_keep_a_checkpoint(tmp_path: Path) -> None:
     study = SearchStudy(search, ledger)
     while (trial := study.next_trial()) is not None:
         for file in (ledger.checkpoint_file(trial.number), ledger.scores_file(trial.number)):
-            file.parent.mkdir(exist_ok=True)
-            file.touch()
+            file.write(b"")
         execute(study, ledger, trial)
         study.remove_checkpoints(trial.number)
     best = sorted(study.records.values(), key=lambda r: -(r.values or [0.0])[0])[:2]
@@ -239,7 +209,7 @@ def test_only_the_best_keep_a_checkpoint(tmp_path: Path) -> None:
 def test_a_missing_trial_row_is_named(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     run_to_end(spec(trials=3), ledger)
-    ledger.file("trials", 1).unlink()
+    ledger.file("trials", 1).delete()
     with pytest.raises(StorageError, match=r"00001\.parquet: missing"):
         SearchStudy(spec(trials=3), ledger)
 
