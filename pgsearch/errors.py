@@ -65,3 +65,17 @@ class AttemptReplaced(PgsearchError):
 
 class NonFiniteLoss(PgsearchError):
     """Training produced a number that is not finite: the trial fails and is never retried."""
+
+
+class TrialInterrupted(PgsearchError):
+    """A trial was asked to stop: end now, the trial goes on from its checkpoint another time."""
+
+    exit_code = EXIT_INTERRUPTED
+
+
+class OutOfMemory(PgsearchError):
+    """Training did not fit into memory: end the worker, which frees it.
+
+    What else used the memory may be gone by then, so the trial is tried again, a bounded number of
+    times.
+    """

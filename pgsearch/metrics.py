@@ -3,6 +3,7 @@
 Shapes: N images, B images of a batch, C classes.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,6 +129,15 @@ class ProbabilityMeter:
             ]
         )
         self._sums_4C = sums_4C if self._sums_4C is None else self._sums_4C + sums_4C
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the sums so far."""
+        return {"sums": self._sums_4C}
+
+    def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Go on from sums, with logits to come on `device`."""
+        sums_4C = state["sums"]
+        self._sums_4C = None if sums_4C is None else sums_4C.to(device)
 
     def result(self) -> ProbabilityMeans:
         """Return the means over all batches so far."""

@@ -186,6 +186,30 @@ def test_meter_does_not_look_at_values_before_the_result():
         meter.update(torch.zeros(4, 2, device="meta"), torch.zeros(4, 2, device="meta"))
 
 
+@pytest.mark.parametrize("first", [0, 1, 3])
+def test_meter_goes_on_from_its_state(first):
+    generator = torch.Generator().manual_seed(0)
+    logits_NC = torch.randn(4, 5, 3, generator=generator)
+    targets_NC = (torch.rand(4, 5, 3, generator=generator) < 0.3).float()
+    straight, before, after = (ProbabilityMeter([0, 1, 2]) for _ in range(3))
+    for i in range(4):
+        straight.update(logits_NC[i], targets_NC[i])
+    for i in range(first):
+        before.update(logits_NC[i], targets_NC[i])
+    after.load_state_dict(before.state_dict(), torch.device("cpu"))
+    for i in range(first, 4):
+        after.update(logits_NC[i], targets_NC[i])
+    np.testing.assert_array_equal(after.result().p_pos_C, straight.result().p_pos_C)
+    np.testing.assert_array_equal(after.result().p_neg_C, straight.result().p_neg_C)
+
+
+def test_meter_goes_on_on_another_device():
+    before, after = ProbabilityMeter([0, 1]), ProbabilityMeter([0, 1])
+    before.update(torch.zeros(4, 2), torch.zeros(4, 2))
+    after.load_state_dict(before.state_dict(), torch.device("meta"))
+    after.update(torch.zeros(4, 2, device="meta"), torch.zeros(4, 2, device="meta"))
+
+
 def test_meter_without_batches_knows_nothing():
     found = ProbabilityMeter([0, 1, 2]).result()
     assert np.isnan(found.p_pos_C).all()

@@ -76,7 +76,7 @@ def configurations(
     Raises:
         UsageError: the trials are not comparable, or none is complete.
     """
-    frames = [final_epochs(ledger).assign(search=ledger.folder.name) for ledger in ledgers]
+    frames = [final_epochs(ledger).assign(search=ledger.name) for ledger in ledgers]
     # The same configuration and seed twice is one replicate, not two that agree.
     complete = [
         frame[frame["state"] == "COMPLETE"].drop_duplicates(["configuration_id", "seed"])
@@ -84,7 +84,7 @@ def configurations(
     ]
     together = pd.concat([frame.dropna(axis="columns", how="all") for frame in complete])
     if together.empty:
-        names = ", ".join(ledger.folder.name for ledger in ledgers)
+        names = ", ".join(ledger.name for ledger in ledgers)
         raise UsageError(f"no complete trial in {names} yet; see pgsearch status")
     if not allow_mixed:
         _require_comparable(together)
@@ -95,7 +95,7 @@ def configurations(
         splits = ", ".join(dict.fromkeys(o.split for o in spec.objective))
         for configuration, replicates in frame.groupby("configuration_id", sort=False):
             row: dict[str, Any] = {
-                "search": ledger.folder.name,
+                "search": ledger.name,
                 "variant": replicates["variant"].iloc[0],
                 "label": labels[str(configuration)],
                 "selected_on": splits if spec.method == "search" else None,

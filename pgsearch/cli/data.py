@@ -210,7 +210,7 @@ def _save_plot(frame: "pd.DataFrame", path: Path, *, title: str, thresholds: Seq
     from matplotlib.figure import Figure
 
     from pgsearch.analysis.long_tail import draw_long_tail
-    from pgsearch.results.storage import replace_file
+    from pgsearch.results.local_storage import replace_file
 
     # A figure of its own, without pyplot: it needs no display and no global state.
     width = max(6.4, min(0.17 * len(frame) + 3.0, 40.0))

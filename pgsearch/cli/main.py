@@ -1,12 +1,14 @@
 """The command line: a file per group of commands; what one needs is imported when it runs."""
 
 import sys
+import warnings
+from typing import Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from pgsearch.cli import data, predict, read, run, spec
+from pgsearch.cli import data, predict, read, run, spec, storage
 from pgsearch.errors import EXIT_INTERNAL, EXIT_INTERRUPTED, PgsearchError
 
 TYPER_INTERRUPTED = 130
@@ -22,6 +24,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("run")(run.run)
+app.command("retry")(run.retry)
 app.command("train")(run.train)
 app.command("check")(spec.check)
 app.command("plan")(spec.plan)
@@ -31,11 +34,15 @@ app.command("predict")(predict.predict)
 app.command("status")(read.status)
 app.command("table")(read.table)
 app.command("best")(read.best)
+app.command("verify")(storage.verify)
+app.command("gc")(storage.gc)
+app.command("doctor")(storage.doctor)
 app.add_typer(data.app, name="data")
 
 
 def main() -> None:
     """Run the command line; an error of the user's is a message and an exit code."""
+    warnings.showwarning = _show_warning  # type: ignore[assignment]
     try:
         app()
     except PgsearchError as error:
@@ -47,5 +54,16 @@ def main() -> None:
             raise
         Console(stderr=True).print("interrupted; repeat the command to go on")
         sys.exit(EXIT_INTERRUPTED)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted before anything was begun; repeat the command")
+        sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:
         sys.exit(EXIT_INTERNAL)
+
+
+def _show_warning(message: Warning | str, *_: Any) -> None:
+    """Show what a user should know as one line, without the place in our code."""
+    if not isinstance(message, DeprecationWarning | FutureWarning):
+        Console(stderr=True, soft_wrap=True).print(
+            f"[bold yellow]warning:[/] {escape(str(message))}", highlight=False
+        )

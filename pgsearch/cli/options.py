@@ -25,7 +25,8 @@ Overrides: TypeAlias = Annotated[
     ),
 ]
 Results: TypeAlias = Annotated[
-    Path, typer.Option(envvar="PGSEARCH_RESULTS", help="Folder of all searches.")
+    str,
+    typer.Option(envvar="PGSEARCH_RESULTS", help="Folder of all searches, or URL (s3://…)."),
 ]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Searches: TypeAlias = Annotated[
@@ -34,4 +35,4 @@ Searches: TypeAlias = Annotated[
 Search: TypeAlias = Annotated[
     str, typer.Argument(metavar="SEARCH", help="Name of a search.", show_default=False)
 ]
-DEFAULT_RESULTS = Path("results")
+DEFAULT_RESULTS = "results"

@@ -68,9 +68,10 @@ def evaluate(
         logits_NC = trained.logits(images.images_NHWC, progress=advance)
     if save_scores is not None:
         from pgsearch.results.scores import ImageScores, write_scores
+        from pgsearch.results.storage import stored_file
 
         scores = ImageScores(images.ids, images.targets_NC, logits_NC)
-        write_scores(save_scores, {split.value: scores}, trained.class_names)
+        write_scores(stored_file(save_scores), {split.value: scores}, trained.class_names)
     facts = {"checkpoint": str(checkpoint), "split": split.value}
     facts |= _worth(trained, images.targets_NC, logits_NC)
     if as_json:
@@ -123,7 +124,7 @@ def predict(
     from pgsearch.cli.progress import data_progress
     from pgsearch.data.image_files import UnreadableImage, decode_image
     from pgsearch.errors import InvalidData
-    from pgsearch.results.storage import replace_file
+    from pgsearch.results.local_storage import replace_file
     from pgsearch.training.trained import load_trained
 
     trained = load_trained(checkpoint)

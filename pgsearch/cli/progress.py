@@ -4,7 +4,6 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -16,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pgsearch.analysis.tables import PARTS, short_params
+from pgsearch.cli.options import DEFAULT_RESULTS
 from pgsearch.config import SearchSpec
 from pgsearch.results import EpochRecord, TrialRecord, TrialState
 
@@ -66,6 +66,14 @@ class SearchProgress:
             self._say(f"trial {record.number} begins: {_factors(record)}")
         self._refresh()
 
+    def trial_interrupted(self, record: TrialRecord, reason: str) -> None:
+        """Say that a trial will go on, and why it does not now."""
+        self._say(f"trial {record.number}: {reason}")
+
+    def message(self, text: str) -> None:
+        """Say something."""
+        self._say(text)
+
     def epoch_recorded(self, record: TrialRecord, row: Mapping[str, Any]) -> None:
         """Show a trial's newest epoch."""
         self._rows[record.number] = row
@@ -87,7 +95,7 @@ class SearchProgress:
             )
         self._refresh()
 
-    def summary(self, outcome: Any, results: Path) -> None:
+    def summary(self, outcome: Any, results: str) -> None:
         """Say how the run ended and what to do next."""
         if self._quiet:
             return
@@ -98,8 +106,8 @@ class SearchProgress:
                 "go on."
             )
             return
-        where = "" if results == Path("results") else f" --results {results}"
-        self._say(f"done: {counts}; results in {outcome.folder}")
+        where = "" if results == DEFAULT_RESULTS else f" --results {results}"
+        self._say(f"done: {counts}; results in {outcome.url}")
         self._say(f"next: pgsearch table {self._spec.name} --leaderboard{where}")
 
     # ------------------------------------------------------------ drawing

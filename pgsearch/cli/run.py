@@ -1,45 +1,99 @@
-"""Commands that train: `run` a search, `train` one configuration."""
+"""Commands that train: `run` a search, `retry` its failed trials, `train` one configuration."""
 
 import functools
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from pgsearch.cli.options import DEFAULT_RESULTS, Overrides, Results, SpecFile
+from pgsearch.cli.options import DEFAULT_RESULTS, Overrides, Results, Search, SpecFile
 
 if TYPE_CHECKING:
     from pgsearch.config import SearchSpec, TrialSpec
     from pgsearch.results import Ledger
+    from pgsearch.search.run import RunOptions
+
+Address: TypeAlias = Annotated[
+    str | None, typer.Option(help="Ray cluster; default RAY_ADDRESS, or this machine.")
+]
+Grace: TypeAlias = Annotated[
+    float,
+    typer.Option(min=0, help="Seconds that trials may take to checkpoint after a stop signal."),
+]
+Quiet: TypeAlias = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+DEFAULT_GRACE = 25.0
 
 
 def run(
     spec: SpecFile,
     overrides: Overrides = None,
     results: Results = DEFAULT_RESULTS,
-    address: Annotated[
-        str | None, typer.Option(help="Ray cluster; default RAY_ADDRESS, or this machine.")
-    ] = None,
+    address: Address = None,
     trials: Annotated[
         int | None, typer.Option(min=1, help="Configurations to try; more extend a search.")
+    ] = None,
+    fork: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NEW",
+            help="Begin search NEW with this spec; it knows the finished trials of the search "
+            "that has the spec's name.",
+        ),
     ] = None,
     save_scores: Annotated[
         bool, typer.Option("--save-scores", help="Keep the best trials' scores of every image.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+    grace: Grace = DEFAULT_GRACE,
+    quiet: Quiet = False,
 ) -> None:
     """Run a search, or go on with it: the same command after any interruption.
 
-    Every epoch of every trial is recorded in RESULTS/NAME before anything else happens. Ctrl-C
-    stops cleanly; a second one at once. Nothing recorded is lost either way.
+    Every epoch of every trial is recorded in RESULTS/NAME before anything else happens. Ctrl-C,
+    SIGTERM and SIGUSR1 let the trials checkpoint, in the middle of an epoch too, and end with exit
+    code 75; a second one ends at once. Nothing recorded is lost either way.
     """
-    from pgsearch.cli.progress import SearchProgress, data_progress
     from pgsearch.config import load_spec
 
     extended = [] if trials is None else [f"trials={trials}"]
     extended += ["save_scores=true"] if save_scores else []
     search = load_spec(spec, [*(overrides or []), *extended])
 
+    from pgsearch.results import find_search
+    from pgsearch.search.run import RunOptions
+
+    source = None
+    if fork is not None:
+        source = find_search(search.name, results)
+        search = load_spec(spec, [*(overrides or []), *extended, f"name={fork}"])
+    options = RunOptions(address=address, grace_seconds=grace, fork_of=source)
+    _run(search, results, options, quiet=quiet)
+
+
+def retry(
+    search: Search,
+    trials: Annotated[
+        list[int] | None,
+        typer.Argument(metavar="TRIAL", help="Failed trials; default all.", show_default=False),
+    ] = None,
+    results: Results = DEFAULT_RESULTS,
+    address: Address = None,
+    grace: Grace = DEFAULT_GRACE,
+    quiet: Quiet = False,
+) -> None:
+    """Run failed trials again: as new trials with the same values and seeds that name the old.
+
+    The failed ones stay as they are. Where a retry fails too it may be retried in turn. Paths in
+    the spec are relative to the current folder, as for the first run.
+    """
+    from pgsearch.results import find_search
+    from pgsearch.search.run import RunOptions
+
+    ledger = find_search(search, results)
+    options = RunOptions(address=address, grace_seconds=grace, retry=trials or [])
+    _run(ledger.spec(), ledger.url.rpartition("/")[0] or "/", options, quiet=quiet)
+
+
+def _run(search: "SearchSpec", results: str, options: "RunOptions", *, quiet: bool) -> None:
+    from pgsearch.cli.progress import SearchProgress, data_progress
     from pgsearch.results import Ledger
     from pgsearch.search.run import run_search
 
@@ -52,26 +106,26 @@ def run(
             search,
             results,
             listener=progress,
-            address=address,
+            options=options,
             data_progress=decoded,
             feature_progress=computed,
         )
     progress.summary(outcome, results)
     if search.save_scores and not outcome.interrupted:
-        _say_whose_scores_are_missing(Ledger(outcome.folder))
+        _say_whose_scores_are_missing(Ledger(outcome.url))
     raise typer.Exit(outcome.exit_code)
 
 
 def _say_whose_scores_are_missing(ledger: "Ledger") -> None:
     """Scores are written when a trial ends: those that had ended before have none."""
-    kept = sorted((ledger.folder / "checkpoints").glob("[0-9]*.pt"))
-    missing = [path for path in kept if not ledger.scores_file(int(path.stem)).exists()]
-    for path in missing:
-        typer.echo(
-            f"no scores: trial {int(path.stem)} had ended before they were asked for; "
-            f"pgsearch evaluate {path} --save-scores FILE.parquet",
-            err=True,
-        )
+    kept = ledger.kept_checkpoints()
+    for number in kept:
+        if not ledger.scores_file(number).exists():
+            typer.echo(
+                f"no scores: trial {number} had ended before they were asked for; pgsearch "
+                f"evaluate {ledger.checkpoint_file(number)} --save-scores FILE.parquet",
+                err=True,
+            )
     if not kept:
         typer.echo("no scores: no checkpoint is kept (keep_checkpoints)", err=True)
 
@@ -82,7 +136,8 @@ def train(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the training.")] = 0,
     variant: Annotated[str | None, typer.Option(help="Variant of a grid to train.")] = None,
     save: Annotated[
-        Path | None, typer.Option(help="Folder for rows and checkpoint; resumes if it has them.")
+        str | None,
+        typer.Option(help="Folder or URL for rows and checkpoint; resumes if it has them."),
     ] = None,
     save_scores: Annotated[
         bool, typer.Option("--save-scores", help="With --save: also the scores of every image.")
@@ -117,26 +172,33 @@ def train(
     if save is None:
         fit(trial, report=lambda record: print_epoch(record, trial.training.epochs))
         return
-    _fit_into(Ledger(save.resolve()), search, trial, with_scores=save_scores)
+    _fit_into(Ledger(save), search, trial, with_scores=save_scores)
 
 
 def _fit_into(
     ledger: "Ledger", search: "SearchSpec", trial: "TrialSpec", *, with_scores: bool
 ) -> None:
     """Train into a folder, from its checkpoint if it has one."""
+    import threading
+
     from pgsearch.cli.progress import print_epoch
-    from pgsearch.results import DriverLock, EpochRecord, EpochWriter
+    from pgsearch.results import DriverLease, EpochRecord, EpochWriter
     from pgsearch.results.scores import write_scores
+    from pgsearch.search.signals import StopSignals
     from pgsearch.training.checkpoint import Checkpoints
     from pgsearch.training.fit import fit
 
-    with DriverLock(ledger.folder):
+    stop = threading.Event()
+    with StopSignals() as signals, DriverLease(ledger.storage) as lease:
         ledger.begin(search)
         writer = EpochWriter(ledger, trial, ledger.claim_attempt(trial.number))
+        signals.stop_with(stop.set)
 
         def report(record: EpochRecord) -> None:
+            is_new = writer.recorded(record.epoch) is None
             writer.append(record)
-            print_epoch(record, trial.training.epochs)
+            if is_new:
+                print_epoch(record, trial.training.epochs)
 
         fit(
             trial,
@@ -145,6 +207,7 @@ def _fit_into(
             save_scores=functools.partial(write_scores, ledger.scores_file(trial.number))
             if with_scores
             else None,
+            should_stop=lambda: stop.is_set() or lease.lost is not None,
         )
     if with_scores:
         _say_whose_scores_are_missing(ledger)

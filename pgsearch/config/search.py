@@ -131,9 +131,16 @@ class SearchSpec(Configuration):
         return self.num_configurations * len(self.seeds)
 
     def trial(
-        self, number: int, values: Mapping[str, Any], variant: str | None = None
+        self,
+        number: int,
+        values: Mapping[str, Any],
+        variant: str | None = None,
+        *,
+        seed: int | None = None,
     ) -> TrialSpec:
         """Resolve trial `number`: the base with `values` of its dimensions, and its seed.
+
+        Without a `seed` it is the one of a search in which no trial was retried.
 
         Raises pydantic.ValidationError for a value that the configuration does not allow.
         """
@@ -145,7 +152,7 @@ class SearchSpec(Configuration):
         place = {
             "search": self.name,
             "number": number,
-            "seed": self.seeds[number % len(self.seeds)],
+            "seed": self.seeds[number % len(self.seeds)] if seed is None else seed,
             "variant": variant,
             "threads": max(1, int(self.resources.cpus)),
         }

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -92,6 +93,30 @@ def cached_arrays(
     return arrays
 
 
+def unused_entries(cache_dir: Path, *, days: float) -> list[tuple[Path, int]]:
+    """Return the entries that nothing opened for a while, with their bytes on disk.
+
+    What killed builders left counts from when it was written.
+    """
+    unused = []
+    for entry in sorted(cache_dir.glob("*")) if cache_dir.is_dir() else []:
+        if not entry.is_dir():
+            continue
+        contents = entry / CONTENTS_FILE
+        last_use = (contents if contents.exists() else entry).stat().st_mtime
+        if time.time() - last_use > days * 86400:
+            unused.append((entry, sum(f.stat().st_size for f in entry.rglob("*") if f.is_file())))
+    return unused
+
+
+def remove_entry(entry: Path) -> None:
+    """Delete an entry. Who has it mapped keeps it; who needs it again builds it again."""
+    gone = entry.parent / f".{entry.name}.{uuid.uuid4().hex}.partial"
+    with contextlib.suppress(FileNotFoundError):
+        entry.rename(gone)  # at once, so that no half entry is ever seen
+        shutil.rmtree(gone, ignore_errors=True)
+
+
 def _open_entry(entry: Path, plan: Mapping[str, ArrayPlan]) -> dict[str, Array] | None:
     """The arrays of an entry, or None if it is missing, damaged or not what was planned."""
     try:
@@ -103,7 +128,11 @@ def _open_entry(entry: Path, plan: Mapping[str, ArrayPlan]) -> dict[str, Array] 
     except (OSError, ValueError, EOFError):
         return None
     found = {name: ArrayPlan(array.shape, array.dtype.name) for name, array in arrays.items()}
-    return arrays if found == dict(plan) else None
+    if found != dict(plan):
+        return None
+    with contextlib.suppress(OSError):  # of a cache that others own
+        os.utime(entry / CONTENTS_FILE)  # when it was last used: see `unused_entries`
+    return arrays
 
 
 def _contents(entry: Path, plan: Mapping[str, ArrayPlan]) -> dict[str, Any]:

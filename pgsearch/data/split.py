@@ -19,7 +19,7 @@ from pgsearch.data.manifest_table import IMAGE, LABELS, SPLIT, Problems, read_ro
 from pgsearch.data.published import PublishedSplit, differences
 from pgsearch.errors import InvalidData
 from pgsearch.provenance import fingerprint
-from pgsearch.results.storage import replace_file
+from pgsearch.results.local_storage import replace_file
 
 METADATA_PREFIX: Final = "pgsearch."
 

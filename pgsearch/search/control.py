@@ -1,10 +1,11 @@
 """Between a running search and who started it: what it tells, and how it is stopped."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pgsearch.results import TrialRecord
+from pgsearch.results import DriverLease, TrialRecord
 
 
 class Listener(Protocol):
@@ -12,6 +13,12 @@ class Listener(Protocol):
 
     def trial_started(self, record: TrialRecord) -> None:
         """Take notice of a trial that is placed, or placed again after a resume."""
+
+    def trial_interrupted(self, record: TrialRecord, reason: str) -> None:
+        """Take notice of a trial whose worker was lost or stopped: it will go on."""
+
+    def message(self, text: str) -> None:
+        """Take notice of something that the user should know."""
 
     def epoch_recorded(self, record: TrialRecord, row: Mapping[str, Any]) -> None:
         """Take notice of an epoch: `epoch`, and `REPORTED_COLUMNS` of its row in the ledger."""
@@ -24,10 +31,36 @@ class Listener(Protocol):
 class SearchControl:
     """What ends a search from outside its trials."""
 
-    stop_requested: bool = False
+    grace_seconds: float = 25.0
+    """How long trials that run may take to checkpoint once a stop is requested."""
     storage_error: str | None = None
+    lease: DriverLease | None = None
+    _stop_at: float | None = None
+
+    def request_stop(self) -> None:
+        """Let what runs checkpoint and end, and begin nothing more. Safe in a signal handler."""
+        if self._stop_at is None:
+            self._stop_at = time.monotonic() + self.grace_seconds
+            if self.lease is not None:
+                self.lease.announce_stop()
 
     @property
-    def should_stop(self) -> bool:
-        """Whether to begin nothing more and to end what runs."""
-        return self.stop_requested or self.storage_error is not None
+    def stop_requested(self) -> bool:
+        """Whether somebody asked the search to stop."""
+        return self._stop_at is not None
+
+    @property
+    def reason_to_fail(self) -> str | None:
+        """Why the search cannot go on, if it cannot."""
+        return self.storage_error or (self.lease.lost if self.lease else None)
+
+    @property
+    def should_begin_nothing(self) -> bool:
+        """Whether to place no more trials."""
+        return self.stop_requested or self.reason_to_fail is not None
+
+    @property
+    def should_end_now(self) -> bool:
+        """Whether to end trials that still run."""
+        out_of_time = self._stop_at is not None and time.monotonic() > self._stop_at
+        return out_of_time or self.reason_to_fail is not None

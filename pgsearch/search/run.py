@@ -3,14 +3,11 @@
 import contextlib
 import logging
 import os
-import signal
 import tempfile
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple, TypeAlias
 
 from pgsearch.config import SearchSpec
@@ -27,8 +24,10 @@ from pgsearch.errors import (
     UsageError,
 )
 from pgsearch.models.build import check_model, weights_fingerprint
-from pgsearch.results import DriverLock, Ledger, TrialState
+from pgsearch.results import DriverLease, Ledger, TrialState
+from pgsearch.results.storage import Storage, open_storage
 from pgsearch.search.control import Listener, SearchControl
+from pgsearch.search.signals import StopSignals
 from pgsearch.search.study import SearchStudy
 from pgsearch.training.device import choose_device
 from pgsearch.training.features import cached_features
@@ -42,7 +41,7 @@ _RAY_SETTINGS = {
     "TUNE_RESULT_BUFFER_LENGTH": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-    # The stop is ours: see `_stop_on_signals`.
+    # The stop is ours: see `StopSignals`.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     # A path of the user's spec is relative to where they started the command.
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -67,9 +66,10 @@ class Inputs(NamedTuple):
 class Outcome:
     """How a run of a search ended."""
 
-    folder: Path
+    url: str
+    """Folder or URL of the search."""
     counts: dict[TrialState, int]
-    """Trials by state."""
+    """Trials by state, without failed ones that were retried."""
     num_trials: int
     interrupted: bool
 
@@ -83,12 +83,26 @@ class Outcome:
         return EXIT_SOME_FAILED if self.counts.get(TrialState.FAIL) else EXIT_DONE
 
 
+@dataclass(frozen=True)
+class RunOptions:
+    """What may be asked of a run beside its spec."""
+
+    address: str | None = None
+    """Of a Ray cluster; None is RAY_ADDRESS, or a Ray of its own on this machine."""
+    grace_seconds: float = 25.0
+    """How long running trials may take to checkpoint when the search is stopped."""
+    fork_of: Ledger | None = None
+    """A search whose finished trials a new one knows from the start."""
+    retry: Sequence[int] | None = None
+    """Failed trials to run again as new ones; an empty list is all."""
+
+
 def run_search(
     spec: SearchSpec,
-    results: Path,
+    results: str | Path,
     *,
     listener: Listener,
-    address: str | None = None,
+    options: RunOptions = RunOptions(),
     data_progress: Progress | None = None,
     feature_progress: Progress | None = None,
 ) -> Outcome:
@@ -96,9 +110,9 @@ def run_search(
 
     Args:
         spec: the search.
-        results: folder of all searches; this one goes into `results/NAME`.
+        results: folder or URL of all searches; this one goes into `results/NAME`.
         listener: is told of every trial and epoch.
-        address: of a Ray cluster; None is RAY_ADDRESS, or a Ray of its own on this machine.
+        options: what else may be asked of a run.
         data_progress: called with the number of images that are decoded and that there are.
         feature_progress: the same for features of a frozen trunk.
 
@@ -107,35 +121,91 @@ def run_search(
         InvalidSpec: the spec does not fit the data; nothing was written.
         IncompatibleResume: the folder holds another search.
         StorageError: results cannot be written, or another driver works on this search.
+        KeyboardInterrupt: a signal came before any trial was begun.
     """
-    inputs = prepare_data(spec, data_progress, feature_progress)
-    _require_splits(spec, inputs)
-    ledger = Ledger((results / spec.name).resolve())
-    with DriverLock(ledger.folder):
-        ledger.begin(spec)
-        study = SearchStudy(spec, ledger)
-        _require_same_inputs(spec, study, inputs)
-        control = SearchControl()
-        if any(not r.state.is_finished for r in study.records.values()) or (
-            len(study.records) < spec.num_trials
-        ):
-            # In this order: Ray takes SIGTERM for itself when it starts.
-            with _ray(address) as num_places, _stop_on_signals(control):
-                from pgsearch.search.tune import Adapter  # after Ray's settings
-
-                adapter = Adapter(ledger.folder, study, control, listener)
-                places = num_places(spec.resources)
-                limit = min(spec.max_concurrent or places, places)
-                with tempfile.TemporaryDirectory(prefix="pgsearch-tune-") as scratch:
-                    adapter.tuner(spec, max_concurrent=limit, scratch=Path(scratch)).fit()
-    if control.storage_error is not None:
-        raise StorageError(control.storage_error)
-    counts = Counter(record.state for record in study.records.values())
-    unfinished = any(not r.state.is_finished for r in study.records.values())
-    begun_all = len(study.records) >= spec.num_trials
-    if (unfinished or not begun_all) and not control.stop_requested:
+    with StopSignals() as signals:
+        inputs = prepare_data(spec, data_progress, feature_progress)
+        _require_splits(spec, inputs)
+        ledger = Ledger(_absolute(results).at(spec.name))
+        ledger.require_own_place()
+        with DriverLease(ledger.storage, on_waiting=listener.message) as lease:
+            ledger.begin(spec, forked_from=options.fork_of)
+            study = SearchStudy(spec, ledger)
+            _require_same_inputs(spec, study, inputs)
+            study.remove_checkpoints()  # that a kill left
+            _say_what_a_fork_knows(ledger, study, listener)
+            _retry(spec, study, options.retry)
+            control = SearchControl(grace_seconds=options.grace_seconds, lease=lease)
+            if study.unfinished:
+                _run_trials(spec, ledger, study, control, listener, options, signals)
+    if control.reason_to_fail is not None:
+        raise StorageError(control.reason_to_fail)
+    if study.unfinished and not control.stop_requested:
         raise RuntimeError("Ray Tune ended before all trials did; repeat the command to go on")
-    return Outcome(ledger.folder, dict(counts), spec.num_trials, unfinished or not begun_all)
+    retried = {record.retry_of for record in study.records.values()}
+    counts = Counter(r.state for r in study.records.values() if r.number not in retried)
+    num_trials = spec.num_trials + sum(r.retry_of is not None for r in study.records.values())
+    return Outcome(ledger.url, dict(counts), num_trials, study.unfinished)
+
+
+def _run_trials(
+    spec: SearchSpec,
+    ledger: Ledger,
+    study: SearchStudy,
+    control: SearchControl,
+    listener: Listener,
+    options: RunOptions,
+    signals: StopSignals,
+) -> None:
+    with _ray(options.address) as num_places:
+        signals.stop_with(control.request_stop)
+        from pgsearch.search.tune import (  # after Ray's settings
+            Adapter,
+            end_trials_not_the_search_when_memory_runs_out,
+        )
+
+        end_trials_not_the_search_when_memory_runs_out()
+        adapter = Adapter(ledger, study, control, listener)
+        places = num_places(spec.resources)
+        limit = min(spec.max_concurrent or places, places)
+        with tempfile.TemporaryDirectory(prefix="pgsearch-tune-") as scratch:
+            adapter.tuner(spec, max_concurrent=limit, scratch=Path(scratch)).fit()
+
+
+def _absolute(results: str | Path) -> Storage:
+    """Return the storage of results with an absolute path, which workers elsewhere need."""
+    storage = open_storage(results)
+    return storage if "://" in storage.url else open_storage(Path(storage.url).resolve())
+
+
+def _say_what_a_fork_knows(ledger: Ledger, study: SearchStudy, listener: Listener) -> None:
+    source = ledger.header().get("forked_from")
+    if source is not None:
+        listener.message(
+            f"knows {study.num_known} of the {source['num_trials']} finished trials of "
+            f"{source['search']}"
+            + (
+                ""
+                if study.num_known == source["num_trials"]
+                else "; the others lie outside this search's space or objectives"
+            )
+        )
+
+
+def _retry(spec: SearchSpec, study: SearchStudy, wanted: Sequence[int] | None) -> None:
+    """Begin a new trial for each failed one that is asked for; an empty list asks for all."""
+    if wanted is None:
+        return
+    failed = study.failed
+    wrong = sorted(set(wanted) - set(failed))
+    if wrong or not failed:
+        raise UsageError(
+            f"{spec.name}: "
+            + (f"trial {wrong[0]} did not fail, or was retried already" if wrong else "no trial")
+            + f"; failed and not retried: {', '.join(map(str, failed)) or 'none'}"
+        )
+    for number in wanted or failed:
+        study.retry(number)
 
 
 def prepare_data(
@@ -205,30 +275,6 @@ def _require_same_inputs(
                     f"{spec.name}: the {what} are not those that its recorded epochs were trained "
                     "with; restore them to continue it, or start another search with name=…"
                 )
-
-
-@contextlib.contextmanager
-def _stop_on_signals(control: SearchControl) -> Iterator[None]:
-    """Turn the first SIGINT or SIGTERM into a clean stop; the second ends the process."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    signals = (signal.SIGINT, signal.SIGTERM)
-    # None: a handler that was not installed from Python and cannot be put back.
-    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in signals}
-
-    def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        control.stop_requested = True
-        for other in signals:
-            signal.signal(other, before[other])
-
-    for number in signals:
-        signal.signal(number, stop)
-    try:
-        yield
-    finally:
-        for number in signals:
-            signal.signal(number, before[number])
 
 
 @contextlib.contextmanager

@@ -14,16 +14,18 @@ from dataclasses import replace
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.trial import TrialState as OptunaState
 from optuna.trial import create_trial
 from pydantic import ValidationError
 
-from pgsearch.config import SearchSpec, TrialSpec, flatten
+from pgsearch.config import Dimension, SearchSpec, TrialSpec, flatten
 from pgsearch.config import optimiser as config
 from pgsearch.config.trial import trial_uid
 from pgsearch.errors import StorageError
 from pgsearch.provenance import utc_now
 from pgsearch.results import Ledger, TrialRecord, TrialState
+from pgsearch.results.garbage import worth_keeping
 from pgsearch.search.spaces import canonical, distribution, suggest
 
 _UNSAVED_ATTRIBUTES = {"fixed_params"}
@@ -34,7 +36,7 @@ class SearchStudy:
 
     Args:
         spec: the search.
-        ledger: its results; the trials in it are taken over.
+        ledger: its results; the trials in it are taken over, and those that it was given by a fork.
 
     Raises:
         StorageError: a trial's row is damaged or missing.
@@ -56,10 +58,15 @@ class SearchStudy:
             pruner=build_pruner(spec),
         )
         self._records: dict[int, TrialRecord] = {}
+        self._regular: list[int] = []  # the trials that are no retries, in order
         self._unfinished: deque[int] = deque()
         self._with_checkpoint: set[int] = set()
         self.inputs: dict[str | None, set[tuple[str, str]]] = {}
         """Fingerprints of data and weights of the recorded epochs, by variant."""
+        known = ledger.known()
+        self.num_known = sum(self._learn(known, record) for record in known.trials())
+        """Trials of the search that this one was forked from which its sampler learns from; they
+        come first in Optuna's study."""
         for record in ledger.trials():
             self._take_over(record)
 
@@ -76,48 +83,91 @@ class SearchStudy:
         The unfinished ones come first.
         """
         if self._unfinished:
-            record = self._records[self._unfinished.popleft()]
-            return self.spec.trial(record.number, record.params, record.variant)
-        while len(self._records) < self._num_trials:
+            return self._spec_of(self._records[self._unfinished.popleft()])
+        while len(self._regular) < self._num_trials:
             trial = self._ask(len(self._records))
             if trial is not None:
                 return trial
         return None
 
+    def put_back(self, number: int) -> None:
+        """Give a trial whose worker was lost to whoever asks next."""
+        self._unfinished.appendleft(number)
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether a trial is to be begun or to be gone on with."""
+        return len(self._regular) < self._num_trials or any(
+            not record.state.is_finished for record in self._records.values()
+        )
+
+    @property
+    def failed(self) -> list[int]:
+        """Trials that failed and were not retried."""
+        retried = {record.retry_of for record in self._records.values()}
+        return [
+            number
+            for number, record in self._records.items()
+            if record.state is TrialState.FAIL and number not in retried
+        ]
+
+    def retry(self, failed: int) -> None:
+        """Record a new trial that repeats a failed one: its values and its seed."""
+        old = self._records[failed]
+        self._begin(len(self._records), old.variant, old.params, old.seed, retry_of=failed)
+        self._unfinished.append(len(self._records) - 1)
+
+    def _spec_of(self, record: TrialRecord) -> TrialSpec:
+        return self.spec.trial(record.number, record.params, record.variant, seed=record.seed)
+
     def _ask(self, number: int) -> TrialSpec | None:
-        """Begin trial `number`; None where its values do not go together, which is a FAIL."""
-        num_seeds = len(self.spec.seeds)
-        configuration, replicate = divmod(number, num_seeds)
+        """Begin the next regular trial; None where its values do not go together, a FAIL."""
+        seeds = self.spec.seeds
+        configuration, replicate = divmod(len(self._regular), len(seeds))
         variant: str | None = None
         known: Mapping[str, Any] | None = None
         if replicate:
-            first = self._records[number - replicate]
+            first = self._records[self._regular[-replicate]]
             variant, known = first.variant, first.params
         elif self._grid:
             variant, known = self._grid[configuration]
         elif configuration < len(self._points):
             known = self._points[configuration]
+        return self._begin(number, variant, known, seeds[replicate])
+
+    def _begin(
+        self,
+        number: int,
+        variant: str | None,
+        known: Mapping[str, Any] | None,
+        seed: int,
+        *,
+        retry_of: int | None = None,
+    ) -> TrialSpec | None:
+        """Record a trial with known values, or such as the sampler chooses."""
         dimensions, base = self._context[variant]
         if known is not None:
             self._study.enqueue_trial(canonical(known, dimensions))
         # Seeded by the number, so that a resumed search chooses as an uninterrupted one.
-        seed = _derived_seed(self.spec.sampler.seed, number)
-        self._study.sampler = build_sampler(self.spec.sampler, seed)
-        trial = self._study.ask()
-        values = suggest(trial, dimensions, base)
+        sampler_seed = _derived_seed(self.spec.sampler.seed, number)
+        self._study.sampler = build_sampler(self.spec.sampler, sampler_seed)
+        values = suggest(self._study.ask(), dimensions, base)
         record = TrialRecord(
             number=number,
             uid=trial_uid(self.spec.name, number),
             state=TrialState.RUNNING,
-            seed=self.spec.seeds[replicate],
+            seed=seed,
             variant=variant,
             configuration_id="",
             params=values,
+            retry_of=retry_of,
             started_utc=utc_now(),
             optuna_state=self._optuna_state(number),
         )
+        if retry_of is None:
+            self._regular.append(number)
         try:
-            spec = self.spec.trial(number, values, variant)
+            spec = self._spec_of(record)
         except ValidationError as error:
             self._records[number] = record
             reasons = "; ".join(
@@ -168,38 +218,33 @@ class SearchStudy:
                 "choose another objective, or a larger validation split",
             )
         self._end(number, TrialState.COMPLETE, values=defined)
-        self._study.tell(number, self._records[number].values)
+        self._study.tell(self._place(number), self._records[number].values)
         return self._records[number]
 
     def prune(self, number: int) -> TrialRecord:
         """Record a trial that the pruner ended."""
         self._end(number, TrialState.PRUNED)
-        self._study.tell(number, state=OptunaState.PRUNED)
+        self._study.tell(self._place(number), state=OptunaState.PRUNED)
         return self._records[number]
 
     def fail(self, number: int, error: str) -> TrialRecord:
         """Record a trial that ended in an error."""
         self._end(number, TrialState.FAIL, error=error)
-        self._study.tell(number, state=OptunaState.FAIL)
+        self._study.tell(self._place(number), state=OptunaState.FAIL)
         return self._records[number]
 
-    def remove_checkpoints(self, ended: int) -> None:
+    def remove_checkpoints(self, ended: int | None = None) -> None:
         """Remove checkpoint and scores of an ended trial, or of the one that it is better than.
 
-        The best `keep_checkpoints` by the first objective stay.
+        The best `keep_checkpoints` by the first objective stay. Without a trial: what a kill left.
         """
-        self._with_checkpoint.add(ended)
-        complete = [n for n in self._with_checkpoint if self._records[n].values is not None]
-        kept = set(self._best_first(complete)[: self.spec.keep_checkpoints])
+        if ended is not None:
+            self._with_checkpoint.add(ended)
+        kept = worth_keeping(self.spec, self._records.values())
         for number in self._with_checkpoint - kept:
-            self._ledger.checkpoint_file(number).unlink(missing_ok=True)
-            self._ledger.scores_file(number).unlink(missing_ok=True)
-        self._with_checkpoint = kept
-
-    def _best_first(self, numbers: Iterable[int]) -> list[int]:
-        sign = -1 if self.spec.objective[0].direction == "maximize" else 1
-
-        return sorted(numbers, key=lambda n: sign * (self._records[n].values or [math.nan])[0])
+            self._ledger.checkpoint_file(number).delete()
+            self._ledger.scores_file(number).delete()
+        self._with_checkpoint &= kept
 
     def _end(
         self,
@@ -216,7 +261,7 @@ class SearchStudy:
                 state=state,
                 values=values,
                 error=error,
-                attempts=self._ledger.num_attempts(number),
+                attempts=self._ledger.attempts(number).newest(),
                 epochs=len(rows),
                 wall_seconds=sum(r["train_seconds"] + r["evaluation_seconds"] for r in rows),
                 ended_utc=utc_now(),
@@ -233,13 +278,42 @@ class SearchStudy:
     def _take_over(self, record: TrialRecord) -> None:
         if record.number != len(self._records):
             missing = self._ledger.file("trials", len(self._records))
-            raise StorageError(f"{missing}: missing, while later trials are there; put it back")
-        dimensions, _ = self._context[record.variant]
-        column = self.spec.objective[0].column
+            raise StorageError(
+                f"{missing}: missing, while later trials are there; put it back, or let "
+                f"pgsearch verify {self.spec.name} --repair find what is known of it"
+            )
         rows = self._ledger.epochs(record.number)
         for row in rows:
             fingerprints = (row["data_fingerprint"], row["weights_fingerprint"])
             self.inputs.setdefault(record.variant, set()).add(fingerprints)
+        dimensions, _ = self._context[record.variant]
+        self._add(record, rows, dimensions)
+        self._records[record.number] = record
+        if record.retry_of is None:
+            self._regular.append(record.number)
+        if not record.state.is_finished:
+            self._unfinished.append(record.number)
+        elif self._ledger.checkpoint_file(record.number).exists():
+            self._with_checkpoint.add(record.number)
+
+    def _learn(self, known: Ledger, record: TrialRecord) -> bool:
+        """Tell Optuna a trial of another search, if this one could have it; return whether so."""
+        dimensions = {d.name: d for d in self._context.get(record.variant, ((), {}))[0]}
+        fits = record.params.keys() <= dimensions.keys() and all(
+            _contains(distribution(dimensions[name]), value)
+            for name, value in record.params.items()
+        )
+        num_objectives = len(self.spec.objective)
+        if not fits or (record.values is not None and len(record.values) != num_objectives):
+            return False
+        self._add(record, known.epochs(record.number), dimensions.values())
+        return True
+
+    def _add(
+        self, record: TrialRecord, rows: list[dict[str, Any]], dimensions: Iterable[Dimension]
+    ) -> None:
+        """Put a trial into Optuna's study as it stands."""
+        column = self.spec.objective[0].column
         by_epoch = {row["epoch"]: row[column] for row in rows if row[column] is not None}
         if len(self.spec.objective) > 1:
             by_epoch = {}
@@ -258,14 +332,13 @@ class SearchStudy:
                 system_attrs=record.optuna_state,
             )
         )
-        self._records[record.number] = record
-        if not record.state.is_finished:
-            self._unfinished.append(record.number)
-        elif self._ledger.checkpoint_file(record.number).exists():
-            self._with_checkpoint.add(record.number)
+
+    def _place(self, number: int) -> int:
+        """Return the number of a trial in Optuna's study."""
+        return self.num_known + number
 
     def _frozen(self, number: int) -> optuna.trial.FrozenTrial:
-        return self._study.get_trials(deepcopy=False)[number]
+        return self._study.get_trials(deepcopy=False)[self._place(number)]
 
     def _handle(self, number: int) -> optuna.Trial:
         return optuna.Trial(self._study, self._frozen(number)._trial_id)
@@ -273,6 +346,14 @@ class SearchStudy:
     def _optuna_state(self, number: int) -> dict[str, Any]:
         attributes = self._frozen(number).system_attrs
         return {k: v for k, v in attributes.items() if k not in _UNSAVED_ATTRIBUTES}
+
+
+def _contains(kind: BaseDistribution, value: Any) -> bool:
+    """Whether a value is one that the distribution could give."""
+    try:
+        return bool(kind._contains(kind.to_internal_repr(value)))
+    except ValueError:
+        return False
 
 
 def build_sampler(sampler: config.SamplerConfig, seed: int) -> optuna.samplers.BaseSampler:

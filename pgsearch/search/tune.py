@@ -8,6 +8,7 @@ import contextlib
 import functools
 import os
 import traceback
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,14 @@ from ray.tune.search import Searcher
 
 from pgsearch.class_groups import GROUPS
 from pgsearch.config import SearchSpec, TrialSpec
-from pgsearch.errors import AttemptReplaced, PgsearchError, StorageError
-from pgsearch.results import EpochRecord, EpochWriter, Ledger, TrialRecord
+from pgsearch.errors import (
+    AttemptReplaced,
+    OutOfMemory,
+    PgsearchError,
+    StorageError,
+    TrialInterrupted,
+)
+from pgsearch.results import DriverWatch, EpochRecord, EpochWriter, Ledger, TrialRecord
 from pgsearch.search.control import Listener, SearchControl
 from pgsearch.search.study import SearchStudy
 
@@ -32,8 +39,8 @@ REPORTED_COLUMNS = (
 def train_trial(config: dict[str, Any]) -> None:
     """Execute one trial in a Ray actor: record each epoch in the ledger, then tell the driver.
 
-    An error of the trial itself is reported, not raised, since Tune would run it again; only the
-    loss of the worker brings another attempt.
+    An error of the trial itself is reported: it would come again. What is raised, or what ends the
+    worker, brings another attempt, since another time or place may help: out of memory.
     """
     from pgsearch.results.scores import write_scores
     from pgsearch.training.checkpoint import Checkpoints
@@ -43,30 +50,36 @@ def train_trial(config: dict[str, Any]) -> None:
     if not config["gpus"]:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray hides no GPU from a trial that asked for none
     trial = TrialSpec.model_validate_json(config["trial"])
-    ledger = Ledger(Path(config["folder"]))
+    ledger = Ledger(config["url"])
 
     def report(record: EpochRecord) -> None:
         row = writer.append(record)
         tune.report({"epoch": row["epoch"]} | {name: row.get(name) for name in REPORTED_COLUMNS})
 
     try:
-        writer = EpochWriter(ledger, trial, ledger.claim_attempt(trial.number))
-        scores_file = ledger.scores_file(trial.number)
+        attempt = ledger.claim_attempt(trial.number)
+        writer = EpochWriter(ledger, trial, attempt)
         fit(
             trial,
             report=report,
-            checkpoints=Checkpoints(ledger.checkpoint_file(trial.number)),
-            save_scores=functools.partial(write_scores, scores_file)
+            checkpoints=Checkpoints(
+                ledger.checkpoint_file(trial.number),
+                may_write=lambda: ledger.attempts(trial.number).is_newest(attempt),
+            ),
+            save_scores=functools.partial(write_scores, ledger.scores_file(trial.number))
             if config["save_scores"]
             else None,
+            should_stop=DriverWatch(ledger.storage, config["driver"]).should_stop,
         )
-    except AttemptReplaced:
-        return
+    except (AttemptReplaced, TrialInterrupted) as error:
+        tune.report({"interrupted": str(error)})
     except StorageError as error:
         tune.report({"storage_error": str(error)})
+    except OutOfMemory:
+        raise
     except PgsearchError as error:
         tune.report({"error": str(error)})
-    except Exception:  # a bug, or out of memory: deterministic, so not tried again
+    except Exception:  # a bug: deterministic, so not tried again
         tune.report({"error": traceback.format_exc().strip()})
 
 
@@ -74,12 +87,16 @@ class Adapter:
     """What Tune's two hooks share: the study, who listens, and which trial is which."""
 
     def __init__(
-        self, folder: Path, study: SearchStudy, control: SearchControl, listener: Listener
+        self, ledger: Ledger, study: SearchStudy, control: SearchControl, listener: Listener
     ) -> None:
-        self.folder, self.study = folder, study
+        self.ledger, self.study = ledger, study
         self.control, self.listener = control, listener
-        self.numbers: dict[str, int] = {}
-        self.worker_errors: dict[int, str] = {}
+        self.running: dict[str, int] = {}
+        """Numbers of the trials that are placed, by Tune's id."""
+        self.losses: Counter[int] = Counter()
+        """Lost workers of each trial since its last progress."""
+        self.newest_epoch: dict[int, int] = {}
+        self.worker_errors: dict[str, str] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its searcher when it begins; there is nothing to keep, the ledger has it all.
@@ -102,25 +119,28 @@ class Adapter:
             run_config=tune.RunConfig(
                 name="tune",
                 storage_path=str(scratch),
-                failure_config=tune.FailureConfig(max_failures=spec.max_retries),
+                failure_config=tune.FailureConfig(max_failures=0),  # see `take_loss`
                 stop=_StopWhenAsked(self.control),
                 verbose=0,
             ),
         )
 
-    def place(self, trial_id: str) -> dict[str, Any] | None:
-        """Return the next trial as Tune's config; None when there is none."""
+    def place(self, trial_id: str) -> dict[str, Any] | str | None:
+        """Return the next trial as Tune's config; None when one may come later."""
         trial: TrialSpec | None = None
         with self._storage_errors_stop_the_search():
-            trial = None if self.control.should_stop else self.study.next_trial()
+            trial = None if self.control.should_begin_nothing else self.study.next_trial()
         if trial is None:
-            return None
-        self.numbers[trial_id] = trial.number
+            # A running trial may lose its worker and come back.
+            waits = self.running and not self.control.should_begin_nothing
+            return None if waits else str(Searcher.FINISHED)
+        self.running[trial_id] = trial.number
         self.listener.trial_started(self.study.records[trial.number])
         return {
             "number": trial.number,
             "trial": trial.model_dump_json(),
-            "folder": str(self.folder),
+            "url": self.ledger.url,
+            "driver": self.control.lease.number if self.control.lease else 0,
             "working_folder": str(Path.cwd()),
             "gpus": self.study.spec.resources.gpus,
             "save_scores": self.study.spec.save_scores,
@@ -139,10 +159,16 @@ class Adapter:
         if "storage_error" in report:
             self.control.storage_error = str(report["storage_error"])
             return False
+        if "interrupted" in report:
+            self._interrupted(number, str(report["interrupted"]))
+            return False
         if "error" in report:
             self._ended(self.study.fail(number, str(report["error"])))
             return False
         epoch = int(report["epoch"])
+        if epoch > self.newest_epoch.get(number, 0):  # not one that a new attempt tells again
+            self.newest_epoch[number] = epoch
+            del self.losses[number]
         self.listener.epoch_recorded(record, report)
         if epoch == record.configuration["training.epochs"]:
             self._ended(self.study.complete(number))
@@ -151,15 +177,29 @@ class Adapter:
             return False
         return True
 
-    def take_loss(self, trial_id: str) -> None:
-        """Record a trial whose worker was lost more often than the spec allows."""
-        number = self.numbers[trial_id]
+    def _interrupted(self, number: int, reason: str) -> None:
+        """Take notice of a trial that ended before its time without fault: it will go on."""
+        self.listener.trial_interrupted(self.study.records[number], reason)
+        if not self.control.should_begin_nothing:
+            self.study.put_back(number)
+
+    def take_loss(self, trial_id: str, reason: str) -> None:
+        """Place a trial again whose worker was lost, or record that this was once too often."""
+        number = self.running[trial_id]
         with self._storage_errors_stop_the_search():
             if self.study.records[number].state.is_finished:
                 return
-            reason = self.worker_errors.get(number, "the reason is not known")
-            error = f"its worker was lost more than max_retries times; the last time: {reason}"
-            self._ended(self.study.fail(number, error))
+            self.losses[number] += 1
+            if self.losses[number] <= self.study.spec.max_retries:
+                self._interrupted(number, f"its worker was lost: {reason}")
+                return
+            self._ended(
+                self.study.fail(
+                    number,
+                    f"its worker was lost {self.losses[number]} times in a row without an epoch "
+                    f"between (max_retries={self.study.spec.max_retries}); the last time: {reason}",
+                )
+            )
 
     @contextlib.contextmanager
     def _storage_errors_stop_the_search(self) -> Iterator[None]:
@@ -181,15 +221,16 @@ class _StudySearcher(Searcher):
         super().__init__()
         self._adapter = adapter
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
-        return self._adapter.place(trial_id) or str(Searcher.FINISHED)
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        return self._adapter.place(trial_id)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         # An end without a lost worker was seen by the scheduler, in the trial's last report.
         if error:
-            self._adapter.take_loss(trial_id)
+            self._adapter.take_loss(trial_id, self._adapter.worker_errors.pop(trial_id, "unknown"))
+        self._adapter.running.pop(trial_id, None)
 
     def save(self, checkpoint_path: str) -> None:
         """Save nothing: the ledger is the state."""
@@ -210,9 +251,9 @@ class _StudyScheduler(FIFOScheduler):
         return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        # Called for each lost worker, also where Tune starts another.
-        lines = str(trial.get_error()).strip().splitlines() or [""]
-        self._adapter.worker_errors[trial.config["number"]] = lines[-1]
+        # Just before the searcher is told, which is not told why.
+        lines = str(trial.get_error()).strip().splitlines() or ["unknown"]
+        self._adapter.worker_errors[trial.trial_id] = lines[-1]
 
 
 class _StopWhenAsked(tune.Stopper):
@@ -226,4 +267,30 @@ class _StopWhenAsked(tune.Stopper):
         return False
 
     def stop_all(self) -> bool:
-        return self._control.should_stop
+        return self._control.should_end_now
+
+
+def end_trials_not_the_search_when_memory_runs_out() -> None:
+    """Let Tune take the end of a worker by Ray's memory monitor, and its like, as a lost worker.
+
+    Ray raises OutOfMemoryError, NodeDiedError, … for a task that never answers. Tune knows a dead
+    actor and a failed task, and aborts the whole search at anything else (Ray 2.60, 2.61).
+    """
+    from ray.air.execution._internal.actor_manager import RayActorManager
+    from ray.exceptions import RayActorError, RayError, RayTaskError
+
+    original = RayActorManager._actor_task_failed
+    if getattr(original, "takes_every_loss", False):
+        return
+
+    @functools.wraps(original)
+    def failed(self: Any, tracked_actor_task: Any, exception: Exception) -> None:
+        if isinstance(exception, RayError) and not isinstance(
+            exception, RayActorError | RayTaskError
+        ):
+            reason = str(exception).strip().splitlines() or [type(exception).__name__]
+            exception = RayActorError(error_msg=f"{type(exception).__name__}: {reason[0]}")
+        original(self, tracked_actor_task, exception)
+
+    failed.takes_every_loss = True  # type: ignore[attr-defined]
+    RayActorManager._actor_task_failed = failed

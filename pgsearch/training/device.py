@@ -6,6 +6,13 @@ import torch
 
 from pgsearch.errors import InvalidData
 
+_NO_MEMORY = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "CUDA error: out of memory",  # outside torch's own pool: the context, a library
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
+"""What torch says of it in a plain RuntimeError."""
+
 
 def choose_device(name: str) -> torch.device:
     """Return the device that `training.device` names. Raises InvalidData where it is not there."""
@@ -24,3 +31,10 @@ def peak_memory_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory was not there, on the device or in the process."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _NO_MEMORY)

@@ -1,34 +1,45 @@
 """Training one trial, epoch by epoch. It does not know who asks, nor where results go."""
 
 import contextlib
-import dataclasses
 import functools
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from pgsearch import __version__
 from pgsearch.class_groups import class_groups
 from pgsearch.config import TrialSpec
 from pgsearch.data.build import build_dataset
 from pgsearch.data.loader import batches
 from pgsearch.data.samplers import ClassAwareSampler, UniformSampler
-from pgsearch.errors import InvalidData, NonFiniteLoss, StorageError
+from pgsearch.errors import (
+    InvalidData,
+    NonFiniteLoss,
+    OutOfMemory,
+    StorageError,
+    TrialInterrupted,
+)
 from pgsearch.losses.build import build_loss
-from pgsearch.metrics import ProbabilityMeter
+from pgsearch.metrics import ProbabilityMeans
 from pgsearch.models.build import build_model, model_statistics, weights_fingerprint
 from pgsearch.results.schema import EpochRecord
 from pgsearch.results.scores import ImageScores
-from pgsearch.training.device import choose_device, peak_memory_bytes
+from pgsearch.training.device import choose_device, is_out_of_memory, peak_memory_bytes
 from pgsearch.training.evaluate import Evaluation, compute_logits, evaluate
 from pgsearch.training.features import cached_features, shared_trunk
-from pgsearch.training.inputs import FeatureInputs, ImageInputs, Inputs
+from pgsearch.training.inputs import FeatureInputs, ImageInputs, Indices, Inputs
 from pgsearch.training.optim import build_optimiser, learning_rate
+from pgsearch.training.state import (
+    CHECKPOINT_VERSION,
+    EpochProgress,
+    newer_version,
+    records_of,
+)
 
 
 class CheckpointStore(Protocol):
@@ -47,37 +58,80 @@ def fit(
     report: Callable[[EpochRecord], None],
     checkpoints: CheckpointStore | None = None,
     save_scores: Callable[[Mapping[str, ImageScores], tuple[str, ...]], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
 ) -> None:
     """Train a trial to its last epoch, from its newest checkpoint if there is one.
 
-    After each epoch the state is checkpointed, with the epoch's record in it, and then the record
-    is reported. A kill between the two loses nothing: a resumed trial reports the record of its
-    checkpoint again before it goes on, and who records it keeps the first. A resumed trial equals
-    one that was never interrupted, bit for bit on a CPU.
+    After each epoch the state is checkpointed, with the records of all epochs so far in it, and
+    then the epoch's record is reported. A kill between the two loses nothing: a resumed trial
+    reports the records of its checkpoint again, in order, before it goes on, and who records them
+    keeps the first. A trial that is asked to stop is checkpointed where it stands. A resumed trial
+    equals one that was never interrupted, bit for bit on a CPU, wherever that was and however
+    often.
 
     Args:
         trial: what to train.
         report: called with each epoch's record; it may raise to end the trial.
         checkpoints: where to keep the state; None keeps none.
         save_scores: is given the scores of the last epoch by split, and the class names.
+        should_stop: asked before each epoch, each optimiser step and each evaluation, so it must
+            be cheap; True ends the trial there. After the last epoch it is not asked: the trial is
+            complete.
 
     Raises:
+        TrialInterrupted: it was asked to stop; names epoch and step.
+        OutOfMemory: device or process had not enough memory; names epoch, peak and what helps.
         NonFiniteLoss: a loss, gradient or score is not finite; names epoch, step and factors.
         InvalidData: the images, labels or weights break a rule.
-        StorageError: the checkpoint cannot be read or written.
+        StorageError: the checkpoint cannot be read or written, or is of a newer pgsearch.
     """
-    run = _Run(trial)
-    state = checkpoints.load() if checkpoints else None
-    if state is not None:
-        report(EpochRecord(**run.restore(state)))
-    while run.epoch < trial.training.epochs:
-        record = run.train_epoch()
-        last = run.epoch == trial.training.epochs
-        if save_scores and last:  # before the state that a resume would end with
-            save_scores(run.scores, run.data.class_names)
-        if checkpoints and (last or run.epoch % trial.training.checkpoint_every == 0):
-            checkpoints.save(run.state(record))
-        report(record)
+    run: _Run | None = None
+    try:
+        run = _Run(trial)
+        state = checkpoints.load() if checkpoints else None
+        if state is not None:
+            run.restore(state)
+        for record in run.records:
+            report(record)
+        for record in run.epochs(should_stop or _never):
+            last = run.epoch == trial.training.epochs
+            if save_scores and last:  # before the state that a resume would end with
+                save_scores(run.scores, run.data.class_names)
+            if checkpoints and (last or run.epoch % trial.training.checkpoint_every == 0):
+                checkpoints.save(run.state())
+            report(record)
+        if run.epoch < trial.training.epochs:
+            _interrupt(run, checkpoints)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemory(_describe_memory(trial, run, error)) from error
+
+
+def _never() -> bool:
+    return False
+
+
+def _interrupt(run: "_Run", checkpoints: CheckpointStore | None) -> NoReturn:
+    """Keep the state where the trial stands, and end it."""
+    what = f"{run.trial.uid}: interrupted {run.position()}"
+    if checkpoints is None:
+        raise TrialInterrupted(f"{what}; it keeps no checkpoint: the same command begins it again")
+    checkpoints.save(run.state())
+    raise TrialInterrupted(f"{what}; its checkpoint is saved: the same command goes on from there")
+
+
+def _describe_memory(trial: TrialSpec, run: "_Run | None", error: Exception) -> str:
+    device = choose_device(trial.training.device)
+    where = run.position() if run else "before its first step"
+    reason = str(error).partition("\n")[0][:200]
+    return (
+        f"{trial.uid}: {device.type} is out of memory {where}, with a peak of "
+        f"{peak_memory_bytes(device) / 1e9:.2f} GB{reason and f' ({reason})'}; a smaller "
+        f"training.batch_size ({trial.training.batch_size}) or data.image_size "
+        f"({trial.data.image_size}), training.precision: bf16, or fewer trials at a time (more "
+        "resources.gpus or resources.memory_gb for each) helps"
+    )
 
 
 class _Run:
@@ -101,8 +155,10 @@ class _Run:
         self.optimiser = build_optimiser(self.network.parameters(), config)
         self.sampler = self._build_sampler()
         self.drawn = np.empty(0, dtype=np.int64)  # by the sampler, for epochs to come
-        self.epoch = 0
+        self.epoch = 0  # finished
         self.iteration = 0
+        self.progress: EpochProgress | None = None  # None between epochs
+        self.records: list[EpochRecord] = []  # of the finished epochs, as far as they are known
         self.scores: dict[str, ImageScores] = {}  # of the newest evaluation, by split
 
     def _build_network(self) -> tuple[nn.Module, nn.Module, Inputs]:
@@ -161,20 +217,25 @@ class _Run:
 
     # ------------------------------------------------------------ state
 
-    def state(self, record: EpochRecord) -> dict[str, Any]:
+    def state(self) -> dict[str, Any]:
         cuda = self.device.type == "cuda"
+        records = [dict(vars(record)) for record in self.records]  # asdict copies every number
         return {
+            "schema_version": CHECKPOINT_VERSION,
+            "pgsearch": __version__,
             "trial": self.trial.model_dump(mode="json"),
             "configuration_id": self.trial.configuration_id,
             "epoch": self.epoch,
             "iteration": self.iteration,
+            "progress": self.progress.state_dict() if self.progress else None,
             "model": self._weights(),
             "optimiser": self.optimiser.state_dict(),
             "sampler": self.sampler.state_dict(),
             "drawn": torch.from_numpy(self.drawn),
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state(self.device) if cuda else None,
-            "record": dataclasses.asdict(record),
+            "records": records,
+            "record": records[-1] if records else None,
         }
 
     def _weights(self) -> dict[str, Tensor]:
@@ -183,16 +244,21 @@ class _Run:
         weights: dict[str, Tensor] = (self.classifier if finished else self.network).state_dict()
         return weights
 
-    def restore(self, state: dict[str, Any]) -> dict[str, Any]:
-        """Take up a state and return its record. The random streams come last: nothing that is
-        done before may draw from them afterwards.
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up a state. The random streams come last: what is done before may draw from them,
+        and nothing may between here and the next step.
         """
+        if problem := newer_version(state):
+            raise StorageError(f"the checkpoint of {self.trial.uid} was {problem}")
         if state["configuration_id"] != self.trial.configuration_id:
             raise StorageError(
                 f"the checkpoint of {self.trial.uid} is of another configuration; it belongs to "
                 "other results: begin in another folder, or delete it"
             )
         self.epoch, self.iteration = state["epoch"], state["iteration"]
+        self.records = records_of(state)
+        if (progress := state.get("progress")) is not None:
+            self.progress = EpochProgress.from_state(progress, self.groups_C, self.device)
         own = self.network.state_dict().keys()
         self.network.load_state_dict({k: v for k, v in state["model"].items() if k in own})
         self.optimiser.load_state_dict(state["optimiser"])
@@ -201,93 +267,89 @@ class _Run:
         torch.set_rng_state(state["random"])
         if state["random_cuda"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["random_cuda"], self.device)
-        record: dict[str, Any] = state["record"]
-        return record
 
-    # ------------------------------------------------------------ one epoch
+    def position(self) -> str:
+        """Return where the trial stands, in words."""
+        if self.progress is None:
+            return f"after epoch {self.epoch}" if self.epoch else "before epoch 1"
+        done, num_steps = self.progress.steps_done, self.progress.num_steps
+        return f"in epoch {self.progress.epoch}, after step {done} of {num_steps}"
 
-    def train_epoch(self) -> EpochRecord:
-        config = self.trial.training
-        start = time.perf_counter()
-        self.epoch += 1
-        self.loss = self._build_loss(epoch=self.epoch)
-        indices = self._draw_epoch()
-        num_steps = len(indices) // config.batch_size
-        meter = ProbabilityMeter(self.groups_C)
-        sums: dict[str, Tensor] = {}
-        loss_sum = torch.zeros((), device=self.device)
-        norm_sum = torch.zeros((), device=self.device)
-        rate = 0.0
-        self.network.train()
-        with contextlib.closing(
-            batches(self._prepare, indices, batch_size=config.batch_size, workers=config.workers)
-        ) as prepared:
-            for inputs_B, targets_BC in prepared:
-                rate = learning_rate(config, epoch=self.epoch, iteration=self.iteration)
-                loss, norm, logits_BC, factors = self._step(inputs_B, targets_BC, rate)
-                self.iteration += 1
-                loss_sum += loss
-                norm_sum += norm
-                meter.update(logits_BC, targets_BC)
-                for name, factor_C in factors.items():
-                    sums[name] = sums[name] + factor_C if name in sums else factor_C
-        statistics = meter.result()
-        train_seconds = time.perf_counter() - start
-        evaluations = self._evaluate()
-        return EpochRecord(
-            epoch=self.epoch,
-            iterations=self.iteration,
-            train_loss=float(loss_sum) / num_steps,
-            learning_rate=rate,
-            gradient_norm=float(norm_sum) / num_steps,
-            map={split: result.map for split, result in evaluations.items()},
-            ap={split: result.ap_C.tolist() for split, result in evaluations.items()},
-            f1={split: result.f1 for split, result in evaluations.items()},
-            loss={split: result.loss for split, result in evaluations.items()},
-            p_pos=statistics.p_pos_C.tolist(),
-            p_neg=statistics.p_neg_C.tolist(),
-            group_p_pos=statistics.p_pos,
-            group_p_neg=statistics.p_neg,
-            factors={name: (total_C / num_steps).tolist() for name, total_C in sums.items()},
-            num_train_images=num_steps * config.batch_size,
-            train_seconds=train_seconds,
-            evaluation_seconds=time.perf_counter() - start - train_seconds,
-            peak_memory_bytes=peak_memory_bytes(self.device),
-            class_names=list(self.data.class_names),
-            class_counts=self.data.class_counts_C.tolist(),
-            class_groups=self.groups_C.tolist(),
-            data_fingerprint=self.data.fingerprint,
-            weights_fingerprint=self.weights_fingerprint,
-        )
+    # ------------------------------------------------------------ epochs
 
-    def _draw_epoch(self) -> npt.NDArray[np.int64]:
-        """Return the images of an epoch in order: the sampler's own epoch, or a fixed number.
+    def epochs(self, should_stop: Callable[[], bool]) -> Iterator[EpochRecord]:
+        """Train the epochs that are left and yield the record of each.
 
-        A fixed number takes the sampler's epochs as one stream, so that no draw is lost.
+        Ends early where it is asked to stop; then `progress` is how far the epoch has come.
+        """
+        while self.epoch < self.trial.training.epochs:
+            if self.progress is None:
+                if should_stop():
+                    return
+                self.progress = EpochProgress.begin(
+                    self.epoch + 1, self._draw_epoch(), self.groups_C, self.device
+                )
+            with self.progress.timed():
+                if not self._train(self.progress, should_stop):
+                    return
+                statistics = self.progress.meter.result()  # waits for the device
+            self.records.append(self._evaluated(self.progress, statistics))
+            self.epoch, self.progress = self.progress.epoch, None
+            yield self.records[-1]
+
+    def _draw_epoch(self) -> Indices:
+        """Return the images of each step of an epoch `[S, B]`: the sampler's epoch, or so many.
+
+        A fixed number of steps takes the sampler's epochs as one stream, so that no draw is lost;
+        otherwise the rest that fills no step is dropped.
         """
         config = self.trial.training
         if config.iterations_per_epoch is None:
-            return self.sampler.next_epoch()
+            indices = self.sampler.next_epoch()
+            num_draws = len(indices) // config.batch_size * config.batch_size
+            return indices[:num_draws].reshape(-1, config.batch_size)
         num_draws = config.iterations_per_epoch * config.batch_size
         while len(self.drawn) < num_draws:
             self.drawn = np.concatenate([self.drawn, self.sampler.next_epoch()])
         indices, self.drawn = self.drawn[:num_draws], self.drawn[num_draws:].copy()
-        return indices
+        return indices.reshape(-1, config.batch_size)
+
+    def _train(self, progress: EpochProgress, should_stop: Callable[[], bool]) -> bool:
+        """Take the steps of an epoch that are left; False where it is asked to stop before its end.
+
+        Images are augmented by their position in the epoch, wherever it is taken up again.
+        """
+        config = self.trial.training
+        done = progress.steps_done * config.batch_size
+        self.loss = self._build_loss(epoch=progress.epoch)
+        self.network.train()
+
+        def prepare(indices_B: Indices, positions_B: Indices) -> tuple[Tensor, Tensor]:
+            return self._prepare(indices_B, done + positions_B, epoch=progress.epoch)
+
+        left = progress.indices_SB[progress.steps_done :].reshape(-1)
+        with contextlib.closing(
+            batches(prepare, left, batch_size=config.batch_size, workers=config.workers)
+        ) as prepared:
+            for inputs_B, targets_BC in prepared:
+                if should_stop():
+                    return False
+                self._step(progress, inputs_B, targets_BC)
+        return not should_stop()  # an evaluation may be long
 
     def _prepare(
-        self, indices_B: npt.NDArray[np.int64], positions_B: npt.NDArray[np.int64]
+        self, indices_B: Indices, positions_B: Indices, *, epoch: int
     ) -> tuple[Tensor, Tensor]:
         """Return inputs and targets of a batch; called from the threads of the loader."""
         targets_BC = torch.from_numpy(self.data.train.targets_NC[indices_B])
         return (
-            self.inputs.training_batch(indices_B, positions_B, epoch=self.epoch),
+            self.inputs.training_batch(indices_B, positions_B, epoch=epoch),
             targets_BC.to(self.device).float(),
         )
 
-    def _step(
-        self, inputs_B: Tensor, targets_BC: Tensor, rate: float
-    ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+    def _step(self, progress: EpochProgress, inputs_B: Tensor, targets_BC: Tensor) -> None:
         config = self.trial.training
+        rate = learning_rate(config, epoch=progress.epoch, iteration=self.iteration)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         with self._autocast():
@@ -299,11 +361,13 @@ class _Run:
             self.network.parameters(), config.clip_norm or float("inf")
         )
         if not torch.isfinite(loss + norm):
-            raise NonFiniteLoss(self._describe(loss.detach(), norm, factors))
+            raise NonFiniteLoss(self._describe(progress.epoch, loss.detach(), norm, factors))
         self.optimiser.step()
-        return loss.detach(), norm, logits_BC.detach(), factors
+        self.iteration += 1
+        progress.add(loss.detach(), norm, factors)
+        progress.meter.update(logits_BC.detach(), targets_BC)
 
-    def _describe(self, loss: Tensor, norm: Tensor, factors: dict[str, Tensor]) -> str:
+    def _describe(self, epoch: int, loss: Tensor, norm: Tensor, factors: dict[str, Tensor]) -> str:
         what = "the loss" if not torch.isfinite(loss) else "the gradient"
         ranges = ", ".join(
             f"{name} {float(factor_C.min()):.3g}..{float(factor_C.max()):.3g}"
@@ -311,18 +375,51 @@ class _Run:
         )
         over_classes = f"factors over the classes: {ranges}; " if ranges else ""
         return (
-            f"{what} is not finite in epoch {self.epoch}, step {self.iteration} of the trial "
+            f"{what} is not finite in epoch {epoch}, step {self.iteration} of the trial "
             f"(loss {float(loss):.4g}, gradient norm {float(norm):.4g}, seed {self.trial.seed}); "
             f"{over_classes}a lower training.learning_rate, a narrower range of the factors or "
             "loss.max_ratio helps"
         )
 
-    def _evaluate(self) -> dict[str, Evaluation]:
+    def _evaluated(self, progress: EpochProgress, statistics: ProbabilityMeans) -> EpochRecord:
+        """Evaluate after the last step of an epoch and return its record."""
+        config, num_steps = self.trial.training, progress.num_steps
+        start = time.perf_counter()
+        evaluations = self._evaluate(progress.epoch)
+        return EpochRecord(
+            epoch=progress.epoch,
+            iterations=self.iteration,
+            train_loss=float(progress.loss_sum) / num_steps,
+            learning_rate=learning_rate(config, epoch=progress.epoch, iteration=self.iteration - 1),
+            gradient_norm=float(progress.norm_sum) / num_steps,
+            map={split: result.map for split, result in evaluations.items()},
+            ap={split: result.ap_C.tolist() for split, result in evaluations.items()},
+            f1={split: result.f1 for split, result in evaluations.items()},
+            loss={split: result.loss for split, result in evaluations.items()},
+            p_pos=statistics.p_pos_C.tolist(),
+            p_neg=statistics.p_neg_C.tolist(),
+            group_p_pos=statistics.p_pos,
+            group_p_neg=statistics.p_neg,
+            factors={
+                name: (sum_C / num_steps).tolist() for name, sum_C in progress.factor_sums.items()
+            },
+            num_train_images=progress.indices_SB.size,
+            train_seconds=progress.seconds,
+            evaluation_seconds=time.perf_counter() - start,
+            peak_memory_bytes=peak_memory_bytes(self.device),
+            class_names=list(self.data.class_names),
+            class_counts=self.data.class_counts_C.tolist(),
+            class_groups=self.groups_C.tolist(),
+            data_fingerprint=self.data.fingerprint,
+            weights_fingerprint=self.weights_fingerprint,
+        )
+
+    def _evaluate(self, epoch: int) -> dict[str, Evaluation]:
         config = self.trial.training
-        last = self.epoch == config.epochs
+        last = epoch == config.epochs
         due = {
-            "validation": last or self.epoch % config.validate_every == 0,
-            "test": last or (config.test_every is not None and self.epoch % config.test_every == 0),
+            "validation": last or epoch % config.validate_every == 0,
+            "test": last or (config.test_every is not None and epoch % config.test_every == 0),
         }
         evaluations = {}
         for name, is_due in due.items():

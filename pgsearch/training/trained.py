@@ -20,6 +20,7 @@ from pgsearch.errors import InvalidData, StorageError, UsageError
 from pgsearch.models.build import build_model_to_load, model_statistics
 from pgsearch.training.checkpoint import Checkpoints
 from pgsearch.training.evaluate import compute_logits
+from pgsearch.training.state import newer_version
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +33,7 @@ class TrainedClassifier:
     class_groups_C: npt.NDArray[np.int64]
     """Of the counts that it was trained with."""
     epoch: int
+    """Epochs that it has finished; an interrupted trial may stand in the middle of the next."""
     data_fingerprint: str
     """Of the images, labels and splits that it was trained with."""
 
@@ -77,7 +79,8 @@ def load_trained(path: Path) -> TrainedClassifier:
 
     Raises:
         UsageError: there is no such file.
-        InvalidData: it is damaged, not a checkpoint of pgsearch, or lacks the frozen trunk.
+        InvalidData: it is damaged, not a checkpoint of pgsearch or one of a newer pgsearch, or its
+            trial has not come far enough: in its first epoch, or without its frozen trunk.
     """
     if not path.is_file():
         raise UsageError(
@@ -86,6 +89,7 @@ def load_trained(path: Path) -> TrainedClassifier:
         )
     try:
         state: Any = Checkpoints(path).load()
+        _require_usable(path, state)
         trial = TrialSpec.model_validate(state["trial"])
         record: dict[str, Any] = state["record"]
         class_names, groups = tuple(record["class_names"]), record["class_groups"]
@@ -112,6 +116,18 @@ def load_trained(path: Path) -> TrainedClassifier:
     return TrainedClassifier(
         network, trial, class_names, np.asarray(groups), epoch, data_fingerprint
     )
+
+
+def _require_usable(path: Path, state: Any) -> None:
+    """Refuse a state of a newer pgsearch, and one before the end of the first epoch."""
+    if not isinstance(state, dict):
+        raise TypeError(f"it holds a {type(state).__name__}")
+    if problem := newer_version(state):
+        raise InvalidData([f"{path}: {problem}"])
+    if state["record"] is None:
+        raise InvalidData(
+            [f"{path}: of a trial that stands in the middle of epoch 1; finish the trial first"]
+        )
 
 
 def _not_ours(path: Path, error: Exception) -> InvalidData:

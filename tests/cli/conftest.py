@@ -1,5 +1,6 @@
 """Trees of images that the tests of `pgsearch data` share, and how they run it."""
 
+import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -25,11 +26,17 @@ Run = Callable[..., Result]
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(pgsearch: Run) -> Run:
     """Run `pgsearch data WORDS…` in this process."""
+    return functools.partial(pgsearch, "data")
+
+
+@pytest.fixture
+def pgsearch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run `pgsearch WORDS…` in this process."""
 
     def run(*words: object) -> Result:
-        monkeypatch.setattr(sys, "argv", ["pgsearch", "data", *map(str, words)])
+        monkeypatch.setattr(sys, "argv", ["pgsearch", *map(str, words)])
         code = 0
         try:
             main()

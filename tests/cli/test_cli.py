@@ -212,8 +212,7 @@ def test_best_emits_a_spec_that_runs_with_fresh_seeds(results: Path, tmp_path: P
     assert plain.startswith("trial 4, seed 2")
     assert "checkpoint" not in plain
     checkpoint = Ledger(results / "small").checkpoint_file(4)
-    checkpoint.parent.mkdir()
-    checkpoint.touch()
+    checkpoint.write(b"")
     plain = pgsearch("best", "small", "--results", str(results)).stdout
     assert plain.endswith(f"checkpoint: {checkpoint}\n")
 
@@ -259,7 +258,7 @@ def test_train_saves_and_goes_on(tmp_path: Path) -> None:
     assert "epoch 2/2" in result.stderr
     assert [row["epoch"] for row in Ledger(tmp_path / "t").epochs(0)] == [1, 2]
     again = pgsearch(*command)
-    assert "epoch 1/2" not in again.stderr  # only the checkpoint's own record comes again
+    assert "epoch 1/2" not in again.stderr  # what is recorded is not told again
     assert [row["attempt"] for row in Ledger(tmp_path / "t").epochs(0)] == [1, 1]
 
 

@@ -74,6 +74,21 @@ def test_training_learns() -> None:
     assert last.train_loss < 0.8 * first.train_loss
 
 
+def test_the_learning_rate_of_the_last_step_is_recorded(tmp_path: Path) -> None:
+    """Steps 0 to 5: a warm-up of 3 from a tenth, and a tenth of the rest after epoch 2."""
+    trial = small(epochs=3, iterations_per_epoch=2, learning_rate=1e-3, warmup_iterations=3,
+                  warmup_ratio=0.1, decay_epochs=[2], decay_factor=0.1).trial(0, {})  # fmt: skip
+    checkpoints = Checkpoints(tmp_path / "c.pt")
+    used: list[float] = []
+
+    def report(record: EpochRecord) -> None:
+        used.append((checkpoints.load() or {})["optimiser"]["param_groups"][0]["lr"])
+        assert record.learning_rate == used[-1]
+
+    fit(trial, report=report, checkpoints=checkpoints)
+    assert used == pytest.approx([0.4e-3, 1e-3, 0.1e-3])
+
+
 def test_the_seed_decides_everything() -> None:
     trial = small(epochs=1).trial(0, {})
     (first,), (again,) = train(trial), train(trial)
@@ -100,9 +115,9 @@ def test_a_resumed_trial_equals_an_uninterrupted_one(tmp_path: Path, sampler: st
         fit(trial, report=stop_after_two, checkpoints=resumed)
     torch.manual_seed(12345)  # what happens in between must not matter
     rest = train(trial, checkpoints=resumed)
-    assert [r.epoch for r in rest] == [2, 3, 4]  # the checkpoint's own record comes again
-    assert [comparable(r) for r in [*got, *rest[1:]]] == [comparable(r) for r in expected]
-    assert comparable(rest[0]) == comparable(got[-1])
+    assert [r.epoch for r in rest] == [1, 2, 3, 4]  # the checkpoint's own records come again
+    assert [comparable(r) for r in rest] == [comparable(r) for r in expected]
+    assert [repr(r) for r in rest[:2]] == [repr(r) for r in got]  # with their times
     one, other = straight.load(), resumed.load()
     assert one is not None
     assert other is not None
@@ -187,8 +202,9 @@ def test_checkpoints_that_are_sparser_than_epochs_repeat_them_alike(tmp_path: Pa
 
     with pytest.raises(KeyboardInterrupt):
         fit(trial, report=stop_after_three, checkpoints=checkpoints)
-    rest = train(trial, checkpoints=checkpoints)
-    assert [comparable(r) for r in rest] == [comparable(r) for r in expected[1:]]
+    assert [r["epoch"] for r in (checkpoints.load() or {})["records"]] == [1, 2]
+    again = train(trial, checkpoints=checkpoints)
+    assert [comparable(r) for r in again] == [comparable(r) for r in expected]
 
 
 KILLED_TRAINING = """

@@ -1,5 +1,6 @@
 """A checkpoint used outside its search: the same scores again, here and in plain PyTorch."""
 
+import itertools
 from collections import OrderedDict
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 from pgsearch.data.build import build_dataset
-from pgsearch.errors import InvalidData, UsageError
+from pgsearch.errors import InvalidData, TrialInterrupted, UsageError
 from pgsearch.results.scores import ImageScores
 from pgsearch.training.checkpoint import Checkpoints
 from pgsearch.training.fit import fit
@@ -89,6 +90,7 @@ def test_a_missing_or_foreign_file_is_named(tmp_path: Path) -> None:
         "no_trial": {"model": {}},
         "tensor": torch.zeros(3),
         "list": [1, 2],
+        "nothing": None,
         "no_head": {**state, "model": {k: v for k, v in state["model"].items() if "head" not in k}},
         "other_trial": {**state, "trial": {**state["trial"], "loss": {"name": "unknown"}}},
     }
@@ -115,4 +117,32 @@ def test_an_unfinished_head_on_a_frozen_trunk_is_refused(tmp_path: Path) -> None
     with pytest.raises(KeyboardInterrupt):
         fit(search.trial(0, {}), report=stop, checkpoints=Checkpoints(tmp_path / "c.pt"))
     with pytest.raises(InvalidData, match="stands at epoch 1 of 2; the frozen trunk joins"):
+        load_trained(tmp_path / "c.pt")
+
+
+def test_a_trial_in_its_first_epoch_is_refused(tmp_path: Path) -> None:
+    asked = itertools.count(1)
+    with pytest.raises(TrialInterrupted):
+        fit(
+            spec(
+                data={"name": "digits", "max_count": 60, "image_size": 32, "head_min": 30},
+                training={"epochs": 2, "batch_size": 16},
+            ).trial(0, {}),
+            report=print,
+            checkpoints=Checkpoints(tmp_path / "c.pt"),
+            should_stop=lambda: next(asked) == 3,
+        )
+    with pytest.raises(
+        InvalidData, match=r"c\.pt: .* in the middle of epoch 1; finish the trial first"
+    ):
+        load_trained(tmp_path / "c.pt")
+
+
+def test_a_checkpoint_of_a_newer_pgsearch_is_refused(tmp_path: Path) -> None:
+    """Whatever else is in it."""
+    torch.save({"schema_version": 3, "pgsearch": "9.1"}, tmp_path / "c.pt")
+    with pytest.raises(
+        InvalidData,
+        match=r"c\.pt: written by pgsearch 9\.1 with checkpoint version 3; this .*2: up",
+    ):
         load_trained(tmp_path / "c.pt")
