@@ -30,6 +30,7 @@ sys.stdin.read()
 """
 
 Fault = Literal["500", "503", "reset", "lost answer", "slow"]
+FAULTS: tuple[Fault, ...] = ("500", "503", "reset", "lost answer", "slow")
 
 
 def environment(port: int) -> dict[str, str]:
@@ -73,12 +74,23 @@ class FlakyProxy:
         self.faults: list[Fault] = []
         """What happens to the next requests, one each; the others pass."""
         self.always: Fault | None = None
+        self.every: int | None = None
+        """Every so many requests one fails, in each way in turn."""
+        self.num_requests = 0
         self.met: list[tuple[str, str]] = []
         """Which fault met which method."""
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, self))
         self._server.daemon_threads = True
         self.port = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+
+    def next_fault(self) -> Fault | None:
+        self.num_requests += 1
+        if self.faults:
+            return self.faults.pop(0)
+        if self.every and self.num_requests % self.every == 0:
+            return FAULTS[self.num_requests // self.every % len(FAULTS)]
+        return self.always
 
     def __enter__(self) -> "FlakyProxy":
         self._thread.start()
@@ -99,7 +111,7 @@ class _Handler(BaseHTTPRequestHandler):
     def handle_any(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         proxy = self._proxy
-        fault = proxy.faults.pop(0) if proxy.faults else proxy.always
+        fault = proxy.next_fault()
         if fault is not None:
             proxy.met.append((fault, self.command))
         if fault in ("500", "503"):

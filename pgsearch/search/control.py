@@ -35,6 +35,8 @@ class SearchControl:
     """How long trials that run may take to checkpoint once a stop is requested."""
     storage_error: str | None = None
     lease: DriverLease | None = None
+    ray_lost: str | None = None
+    """Why Ray can run nothing more, once it cannot."""
     _stop_at: float | None = None
 
     def request_stop(self) -> None:
@@ -57,10 +59,10 @@ class SearchControl:
     @property
     def should_begin_nothing(self) -> bool:
         """Whether to place no more trials."""
-        return self.stop_requested or self.reason_to_fail is not None
+        return bool(self.stop_requested or self.ray_lost or self.reason_to_fail)
 
     @property
     def should_end_now(self) -> bool:
         """Whether to end trials that still run."""
         out_of_time = self._stop_at is not None and time.monotonic() > self._stop_at
-        return out_of_time or self.reason_to_fail is not None
+        return bool(out_of_time or self.ray_lost or self.reason_to_fail)

@@ -27,6 +27,7 @@ from pgsearch.models.build import check_model, weights_fingerprint
 from pgsearch.results import DriverLease, Ledger, TrialState
 from pgsearch.results.storage import Storage, open_storage
 from pgsearch.search.control import Listener, SearchControl
+from pgsearch.search.orphans import end_orphans, mark_children
 from pgsearch.search.signals import StopSignals
 from pgsearch.search.study import SearchStudy
 from pgsearch.training.device import choose_device
@@ -140,7 +141,9 @@ def run_search(
                 _run_trials(spec, ledger, study, control, listener, options, signals)
     if control.reason_to_fail is not None:
         raise StorageError(control.reason_to_fail)
-    if study.unfinished and not control.stop_requested:
+    if control.ray_lost is not None:
+        listener.message(f"{control.ray_lost}; what runs ends here")
+    elif study.unfinished and not control.stop_requested:
         raise RuntimeError("Ray Tune ended before all trials did; repeat the command to go on")
     retried = {record.retry_of for record in study.records.values()}
     counts = Counter(r.state for r in study.records.values() if r.number not in retried)
@@ -284,7 +287,11 @@ def _ray(address: str | None) -> Iterator[Callable[[Any], int]]:
     import ray
 
     address = address or os.environ.get("RAY_ADDRESS") or "local"
+    if address == "local":
+        end_orphans()
+        mark_children()
     logging.getLogger("ray").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # how trials ended, we say
     try:
         ray.init(
             address=address,

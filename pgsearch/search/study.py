@@ -195,8 +195,11 @@ class SearchStudy:
         if len(self.spec.objective) > 1 or self.spec.pruner.name == "none" or value is None:
             return False
         trial = self._handle(number)
-        if epoch not in self._frozen(number).intermediate_values:
+        known = self._frozen(number).intermediate_values
+        if epoch not in known:
             trial.report(float(value), epoch)
+        elif epoch < max(known):
+            return False  # told again by a new attempt: decided long ago
         hopeless = trial.should_prune()
         rungs = self._optuna_state(number)
         if rungs != self._records[number].optuna_state and not hopeless:

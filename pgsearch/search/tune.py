@@ -7,12 +7,14 @@ each run is a fresh Tune experiment over the ledger, whose state on disk is thro
 import contextlib
 import functools
 import os
+import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -29,6 +31,8 @@ from pgsearch.errors import (
 from pgsearch.results import DriverWatch, EpochRecord, EpochWriter, Ledger, TrialRecord
 from pgsearch.search.control import Listener, SearchControl
 from pgsearch.search.study import SearchStudy
+
+SECONDS_BETWEEN_LOOKS_AT_RAY = 5.0
 
 REPORTED_COLUMNS = (
     "loss.train",
@@ -252,13 +256,25 @@ class _StudyScheduler(FIFOScheduler):
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         # Just before the searcher is told, which is not told why.
-        lines = str(trial.get_error()).strip().splitlines() or ["unknown"]
-        self._adapter.worker_errors[trial.trial_id] = lines[-1]
+        self._adapter.worker_errors[trial.trial_id] = _reason(trial)
+
+
+def _reason(trial: Any) -> str:
+    """Return why Tune takes a trial's worker for lost, in a line."""
+    try:
+        lines = Path(trial.error_file).read_text(encoding="utf-8").split("\n")
+    except OSError:
+        return "unknown"
+    said = [line.strip() for line in lines if line.strip()]
+    return said[-1].removeprefix("pgsearch.errors.") if said else "unknown"
 
 
 class _StopWhenAsked(tune.Stopper):
+    """Asked by Tune in every turn of its loop."""
+
     def __init__(self, control: SearchControl) -> None:
         self._control = control
+        self._look_due = 0.0
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -267,6 +283,11 @@ class _StopWhenAsked(tune.Stopper):
         return False
 
     def stop_all(self) -> bool:
+        if time.monotonic() >= self._look_due:
+            self._look_due = time.monotonic() + SECONDS_BETWEEN_LOOKS_AT_RAY
+            # Tune would wait for ever for a place on nodes that are no more.
+            if not any(node["Alive"] for node in ray.nodes()):
+                self._control.ray_lost = "Ray has no living node any more"
         return self._control.should_end_now
 
 

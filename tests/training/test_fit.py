@@ -228,8 +228,9 @@ fit(trial, report=report, checkpoints=Checkpoints(ledger.checkpoint_file(0)))
 @pytest.mark.slow
 def test_a_killed_trial_continues_to_the_same_rows(tmp_path: Path) -> None:
     trial = small().trial(0, {})
-    ledger = Ledger(tmp_path / "killed")
-    command = [sys.executable, "-c", KILLED_TRAINING, trial.model_dump_json(), str(ledger.folder)]
+    folder = tmp_path / "killed"
+    ledger = Ledger(folder)
+    command = [sys.executable, "-c", KILLED_TRAINING, trial.model_dump_json(), str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         while process.stdout.readline().strip() != "2":
