@@ -53,7 +53,9 @@ class Search:
         self.environment = {**os.environ, **(environment or {})}
         self.spy_log = folder / "steps.log"
         if spy:
-            self.environment |= {"PYTHONPATH": str(SPY), "PGSEARCH_SPY_LOG": str(self.spy_log)}
+            paths = [str(SPY), *filter(None, [self.environment.get("PYTHONPATH")])]
+            self.environment["PYTHONPATH"] = os.pathsep.join(paths)
+            self.environment["PGSEARCH_SPY_LOG"] = str(self.spy_log)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start `pgsearch run`, in a session of its own."""
