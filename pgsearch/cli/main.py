@@ -42,7 +42,13 @@ app.add_typer(data.app, name="data")
 
 def main() -> None:
     """Run the command line; an error of the user's is a message and an exit code."""
-    warnings.showwarning = _show_warning  # type: ignore[assignment]
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning  # type: ignore[assignment]
+        warnings.filterwarnings("always", message="left out: ")  # each damaged file is named
+        _run()
+
+
+def _run() -> None:
     try:
         app()
     except PgsearchError as error:

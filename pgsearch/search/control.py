@@ -1,7 +1,7 @@
 """Between a running search and who started it: what it tells, and how it is stopped."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -35,6 +35,8 @@ class SearchControl:
     """How long trials that run may take to checkpoint once a stop is requested."""
     storage_error: str | None = None
     lease: DriverLease | None = None
+    in_first_turn: Callable[[], None] | None = None
+    """Called once, when Tune's loop has begun: only then Tune takes no more signals for itself."""
     ray_lost: str | None = None
     """Why Ray can run nothing more, once it cannot."""
     _stop_at: float | None = None

@@ -1,4 +1,4 @@
-"""What a killed driver leaves running: found by a mark in its environment, and ended.
+"""What a killed driver leaves running: found by the Ray session that it is of, and ended.
 
 Ray 2.60 leaves two agents of some 80 MB behind for ever when its driver or raylet is killed; a
 search that is killed and repeated for a week would fill the machine with them.
@@ -7,36 +7,51 @@ search that is killed and repeated for a week would fill the machine with them.
 import json
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 from pgsearch.results.claims import is_known_dead, this_process
 
-MARK = "PGSEARCH_DRIVER"
+MARK = "pgsearch.json"
 
 
-def mark_children() -> None:
-    """Let every process that this one starts from now on say whose it is."""
-    os.environ[MARK] = json.dumps(this_process())
+def mark_session(session: Path) -> None:
+    """Note in the folder of a Ray session that we started it, and who we are."""
+    (session / MARK).write_text(json.dumps(this_process()))
 
 
-def end_orphans() -> list[int]:
-    """End the processes on this machine whose driver has died; returns them.
+def end_orphans(sessions: Path) -> list[int]:
+    """End the processes of Ray sessions on this machine whose driver was ours and has died.
 
-    Only those that carry the mark of a driver of the same boot and PID namespace; on systems
-    without /proc there is nothing to see.
+    Args:
+        sessions: folder of all Ray sessions of this machine.
+
+    Returns:
+        What was ended. On systems without /proc there is nothing to see.
     """
+    dead = tuple(f"{folder}/" for folder in sessions.glob("session_*") if _is_dead(folder))
     ended = []
-    for folder in Path("/proc").glob("[0-9]*"):
+    for folder in Path("/proc").glob("[0-9]*") if dead else ():
+        if any(path.startswith(dead) for path in _open_files(folder)):
+            try:
+                os.kill(int(folder.name), signal.SIGKILL)
+            except OSError:  # gone
+                continue
+            ended.append(int(folder.name))
+    return ended
+
+
+def _is_dead(session: Path) -> bool:
+    try:
+        return is_known_dead(json.loads((session / MARK).read_text())) is True
+    except (OSError, ValueError, AttributeError):
+        return False  # not ours
+
+
+def _open_files(process: Path) -> Iterator[str]:
+    """Yield the files that a process writes to: every process of Ray has logs in its session."""
+    for number in ("1", "2"):
         try:
-            environment = (folder / "environ").read_bytes()
+            yield str((process / "fd" / number).readlink())
         except OSError:  # another user's, or gone
             continue
-        marks = [v for v in environment.split(b"\0") if v.startswith(MARK.encode() + b"=")]
-        try:
-            driver = json.loads(marks[0].partition(b"=")[2]) if marks else None
-            if driver is not None and is_known_dead(driver):
-                os.kill(int(folder.name), signal.SIGKILL)
-                ended.append(int(folder.name))
-        except (ValueError, KeyError, TypeError, OSError):
-            continue
-    return ended

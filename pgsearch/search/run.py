@@ -27,7 +27,7 @@ from pgsearch.models.build import check_model, weights_fingerprint
 from pgsearch.results import DriverLease, Ledger, TrialState
 from pgsearch.results.storage import Storage, open_storage
 from pgsearch.search.control import Listener, SearchControl
-from pgsearch.search.orphans import end_orphans, mark_children
+from pgsearch.search.orphans import end_orphans, mark_session
 from pgsearch.search.signals import StopSignals
 from pgsearch.search.study import SearchStudy
 from pgsearch.training.device import choose_device
@@ -162,6 +162,7 @@ def _run_trials(
 ) -> None:
     with _ray(options.address) as num_places:
         signals.stop_with(control.request_stop)
+        control.in_first_turn = signals.install
         from pgsearch.search.tune import (  # after Ray's settings
             Adapter,
             end_trials_not_the_search_when_memory_runs_out,
@@ -287,13 +288,10 @@ def _ray(address: str | None) -> Iterator[Callable[[Any], int]]:
     import ray
 
     address = address or os.environ.get("RAY_ADDRESS") or "local"
-    if address == "local":
-        end_orphans()
-        mark_children()
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # how trials ended, we say
     try:
-        ray.init(
+        context = ray.init(
             address=address,
             include_dashboard=False if address == "local" else None,
             log_to_driver=False,
@@ -302,6 +300,10 @@ def _ray(address: str | None) -> Iterator[Callable[[Any], int]]:
         )
     except ConnectionError as error:
         raise UsageError(f"--address {address}: no Ray cluster answers there ({error})") from None
+    if address == "local":
+        session = Path(context.address_info["session_dir"])
+        mark_session(session)
+        end_orphans(session.parent)
     try:
         cluster = ray.cluster_resources()
 

@@ -30,16 +30,13 @@ class StopSignals:
         if self._active:
             # None: a handler that was not installed from Python and cannot be put back.
             self._before = {n: signal.getsignal(n) or signal.SIG_DFL for n in STOP_SIGNALS}
-            self._install()
+            self.install()
         return self
 
     def stop_with(self, stop: Callable[[], None]) -> None:
-        """Call `stop` at the first signal from now on. Called after Ray has started, which takes
-        SIGTERM for itself.
-        """
+        """Call `stop` at the first signal from now on."""
         self._stop = stop
-        if self._active:
-            self._install()
+        self.install()
 
     def __exit__(
         self,
@@ -51,9 +48,11 @@ class StopSignals:
             for number, handler in self._before.items():
                 signal.signal(number, handler)
 
-    def _install(self) -> None:
-        for number in STOP_SIGNALS:
-            signal.signal(number, self._handle)
+    def install(self) -> None:
+        """Take the signals, again where others took them: Ray SIGTERM, Tune SIGUSR1."""
+        if self._active:
+            for number in STOP_SIGNALS:
+                signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         if self._stop is None:
