@@ -35,11 +35,13 @@ def status(search: Search, results: Results = DEFAULT_RESULTS, as_json: Json = F
     """Show how a search stands: trials by state, the best so far, what runs, what failed."""
     from pgsearch.analysis.tables import best_configuration, leaderboard, short_params
     from pgsearch.results import find_search
+    from pgsearch.results.lease import newest_driver
 
     ledger = find_search(search, results)
     spec = ledger.spec()
     frame = leaderboard(ledger)
     counts = Counter(frame["state"])
+    driver = newest_driver(ledger.storage)
     replicates = best_configuration(ledger)
     best = replicates.assign(value=replicates["value"].mean()).head(1).to_dict("records")
     if as_json:
@@ -47,6 +49,7 @@ def status(search: Search, results: Results = DEFAULT_RESULTS, as_json: Json = F
             "search": spec.name,
             "trials": spec.num_trials,
             "states": dict(counts),
+            "driver": driver,
             "best": _plain(best[0]) if best else None,
             "running": [_plain(r) for r in frame[frame["state"] == "RUNNING"].to_dict("records")],
             "failed": [_plain(r) for r in frame[frame["state"] == "FAIL"].to_dict("records")],
@@ -56,6 +59,8 @@ def status(search: Search, results: Results = DEFAULT_RESULTS, as_json: Json = F
     typer.echo(f"{spec.name}: {spec.purpose or spec.method}")
     states = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
     typer.echo(f"{len(frame)} of {spec.num_trials} trials begun: {states or 'none'}")
+    if driver is not None:
+        typer.echo(f"driver: {driver}")
     for row in best:
         typer.echo(
             f"best: trial {row['number']}, {spec.objective[0].column} {row['value']:.4f}"
@@ -150,6 +155,8 @@ def best(
         for number in replicates["number"]:
             if (file := ledger.checkpoint_file(int(number))).exists():
                 typer.echo(f"checkpoint: {file}")
+            if (file := ledger.best_file(int(number))).exists():
+                typer.echo(f"best epoch: {file}")
         return
     text = f"# The best configuration of {spec.name}: trial {row['number']}, {score}.\n"
     text += _spec_with_fresh_seeds(spec, row, seeds)

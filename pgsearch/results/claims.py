@@ -7,7 +7,6 @@ drivers/4.json          the fourth driver of the search
 import contextlib
 import os
 import platform
-import re
 import secrets
 import socket
 from collections.abc import Iterator, Mapping
@@ -32,10 +31,18 @@ class Claims:
         return StoredFile(self.storage, f"{self.prefix}{number}.json")
 
     def newest(self) -> int:
-        """Return the highest number that was claimed, 0 before the first."""
-        name = re.compile(re.escape(self.prefix) + r"(\d+)\.json")
-        found = (name.fullmatch(entry.key) for entry in self.storage.entries(self.prefix))
-        return max((int(match[1]) for match in found if match), default=0)
+        """Return the highest number that was claimed, 0 before the first.
+
+        There is none left out, so a few looks find it, where a listing would grow with the search.
+        """
+        high = 1
+        while self.file(high).exists():
+            high *= 2
+        low = high // 2
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self.file(middle).exists() else (low, middle)
+        return low
 
     def is_newest(self, number: int) -> bool:
         """Whether no later claim was made."""
@@ -67,15 +74,15 @@ def is_known_dead(process: Mapping[str, Any]) -> bool | None:
 
     Raises StorageError where this machine cannot tell what it should know.
     """
-    if process.get("machine") != _machine():
+    pid = process.get("pid")
+    if process.get("machine") != _machine() or not isinstance(pid, int):
         return None
-    pid = int(process["pid"])
     start = _process_start(pid)
     if start is not None and process.get("process_start") is not None:
         return bool(start != process["process_start"])
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return True
     except PermissionError:
         return None  # there is one, of another user, and /proc hides whether it is this one

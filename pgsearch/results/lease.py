@@ -155,6 +155,23 @@ class DriverWatch:
             return False  # the next write of the trial meets the same storage and says so
 
 
+def newest_driver(storage: Storage) -> str | None:
+    """Return in words who drives a search, or drove it last; None before the first."""
+    claims = Claims(storage, "drivers/")
+    number = claims.newest()
+    stored = claims.file(number).read() if number else None
+    if stored is None:
+        return None
+    try:
+        holder = dict(json.loads(stored.data))
+    except (ValueError, TypeError):
+        return None
+    state = str(holder.get("state", "unknown"))
+    if state != "released" and is_known_dead(holder):
+        state = "killed"
+    return f"{state} ({describe(holder)})"
+
+
 def describe(holder: Mapping[str, Any]) -> str:
     """Return who holds a claim, in words."""
     return (

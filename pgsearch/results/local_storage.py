@@ -229,7 +229,7 @@ def _explained(path: Path, num_bytes: int | None) -> Iterator[None]:
 def _full(path: Path, num_bytes: int | None) -> str:
     needed = "" if num_bytes is None else f": {num_bytes:,} bytes are needed"
     with contextlib.suppress(OSError):
-        free = shutil.disk_usage(path.parent).free
+        free = shutil.disk_usage(next(f for f in path.parents if f.exists())).free
         needed += f"{',' if needed else ':'} {free:,} are free"
     return (
         f"{path}: the disk is full{needed}; free some space and repeat the command, it continues "
