@@ -79,9 +79,9 @@ def retry(
     grace: Grace = DEFAULT_GRACE,
     quiet: Quiet = False,
 ) -> None:
-    """Run failed trials again: as new trials with the same values and seeds that name the old.
+    """Run failed trials again, as new trials that name the old.
 
-    The failed ones stay as they are. Where a retry fails too it may be retried in turn. Paths in
+    With the same values and seeds. The failed ones stay as they are. Where a retry fails too it may be retried in turn. Paths in
     the spec are relative to the current folder, as for the first run.
     """
     from pgsearch.results import find_search
@@ -185,6 +185,7 @@ def _fit_into(
     from pgsearch.results import DriverLease, EpochRecord, EpochWriter
     from pgsearch.results.scores import write_scores
     from pgsearch.search.signals import StopSignals
+    from pgsearch.training.best_epoch import best_epoch_of
     from pgsearch.training.checkpoint import Checkpoints
     from pgsearch.training.fit import fit
 
@@ -204,6 +205,7 @@ def _fit_into(
             trial,
             report=report,
             checkpoints=Checkpoints(ledger.checkpoint_file(trial.number)),
+            best_epoch=best_epoch_of(trial, ledger, search.best_by),
             save_scores=functools.partial(write_scores, ledger.scores_file(trial.number))
             if with_scores
             else None,

@@ -25,9 +25,9 @@ def verify(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Read every file of searches with its checksums; exit code 5 where one is damaged.
+    """Read every file of searches with its checksum.
 
-    With --repair damaged files go to SEARCH/damaged, nothing is deleted. A trial's lost row is
+    Exit code 5 where one is damaged. With --repair damaged files go to SEARCH/damaged, nothing is deleted. A trial's lost row is
     written again from its epochs or the spec; an ended trial that lost epochs becomes a FAIL that
     pgsearch retry trains again. After a repair the exit code is 0.
     """
@@ -118,9 +118,9 @@ def doctor(
     ] = DEFAULT_RESULTS,
     as_json: Json = False,
 ) -> None:
-    """Try whether a storage does what results need of it: exit code 5 where it does not.
+    """Try whether a storage does what results need of it.
 
-    Atomic replacement, exclusive and conditional writes, listings, clock, free space: in a hidden
+    Exit code 5 where it does not. Atomic replacement, exclusive and conditional writes, listings, clock, free space: in a hidden
     folder of its own, which is removed again.
     """
     from pgsearch.errors import StorageError

@@ -24,6 +24,7 @@ RESUMABLE_CHANGES = frozenset(
         "max_concurrent",
         "max_retries",
         "keep_checkpoints",
+        "keep_best_epoch",
         "save_scores",
     }
 )
@@ -39,9 +40,14 @@ class Objective(Config):
     direction: Literal["maximize", "minimize"] = "maximize"
 
     @property
+    def part(self) -> str:
+        """Classes that the mAP is over: total, or a group."""
+        return self.metric.removeprefix("map_")
+
+    @property
     def column(self) -> str:
         """Name of its column in the epochs."""
-        return f"map.{self.split}.{self.metric.removeprefix('map_')}"
+        return f"map.{self.split}.{self.part}"
 
 
 class Resources(Config):
@@ -76,8 +82,18 @@ class SearchSpec(Configuration):
     pruner: PrunerConfig = NoPrunerConfig()
     resources: Resources = Resources()
     max_concurrent: int | None = Field(None, ge=1, description="null is what the machine holds")
-    max_retries: int = Field(3, ge=0, description="restarts of a trial whose worker was lost")
+    max_retries: int = Field(
+        3,
+        ge=0,
+        description="restarts in a row of a trial that lost its worker or ran out of memory; a new "
+        "epoch resets the count",
+    )
     keep_checkpoints: int = Field(1, ge=0, description="how many best trials keep a checkpoint")
+    keep_best_epoch: bool = Field(
+        False,
+        description="of trials that keep a checkpoint, keep the weights of their best epoch by the "
+        "first objective too",
+    )
     save_scores: bool = Field(
         False, description="keep the scores of every image too, of trials that keep a checkpoint"
     )
@@ -88,6 +104,11 @@ class SearchSpec(Configuration):
         if isinstance(data, Mapping) and isinstance(data.get("objective"), Mapping):
             return {**data, "objective": [data["objective"]]}
         return data
+
+    @property
+    def best_by(self) -> Objective | None:
+        """What the best epoch of a trial is judged by; None where it is not kept."""
+        return self.objective[0] if self.keep_best_epoch else None
 
     def base(self, variant: str | None = None) -> dict[str, Any]:
         """Return the nested configuration before the space sets anything.

@@ -3,11 +3,10 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import PurePosixPath
 
 from pgsearch.config import SearchSpec
 from pgsearch.provenance import utc_now
-from pgsearch.results.ledger import Ledger
+from pgsearch.results.ledger import Ledger, owner
 from pgsearch.results.schema import TrialRecord
 from pgsearch.results.storage import StoredFile
 
@@ -46,16 +45,14 @@ def find_garbage(ledger: Ledger, *, with_damaged: bool = False) -> Iterator[Garb
     kept = worth_keeping(ledger.spec(), records.values())
     unfinished = {number for number, r in records.items() if not r.state.is_finished}
     for entry in ledger.storage.entries():
-        path = PurePosixPath(entry.key)
         file = StoredFile(ledger.storage, entry.key)
-        if path.parts[0] in ("checkpoints", "scores") and path.stem.isdigit():
-            number = int(path.stem)
+        if (number := owner(entry.key)) is not None:
             if number not in records:
                 yield Garbage(file, entry.num_bytes, "of a trial that is not there")
             elif number not in kept | unfinished:
                 reason = f"trial {number} has ended ({records[number].state}) and is not kept"
                 yield Garbage(file, entry.num_bytes, reason)
-        elif path.parts[0] == "damaged" and with_damaged:
+        elif entry.key.startswith("damaged/") and with_damaged:
             yield Garbage(file, entry.num_bytes, "set aside by verify")
     for entry in ledger.storage.leftovers():
         if utc_now() - entry.modified_utc > LEFTOVER_AGE:

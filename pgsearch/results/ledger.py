@@ -7,6 +7,7 @@
         epochs/00003.parquet  one row per epoch: the trial's own
         attempts/00003-2.json a claim: the second execution of trial 3
         checkpoints/00003.pt  the newest state of trial 3
+        checkpoints/00003.best.pt  its classifier after its best epoch (`keep_best_epoch`)
         scores/00003.parquet  scores of its last epoch, one row per image (`save_scores`)
         known/                trials and epochs of the search that this one was forked from
         damaged/              what `pgsearch verify --repair` set aside
@@ -17,6 +18,7 @@ One file per trial, replaced as a whole: an epoch is in it once however often it
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,8 @@ from pgsearch.results.storage import (
 
 BEFORE_THE_SEARCH = ("drivers/", "known/", "LOCK")
 """What may be there before `search.json` is: it is written last."""
+
+_WEIGHTS_OR_SCORES = re.compile(r"(?:checkpoints/([0-9]+)(?:\.best)?\.pt|scores/([0-9]+)\.parquet)")
 
 
 class Ledger:
@@ -245,14 +249,30 @@ class Ledger:
         """Return where the newest state of a trial lies."""
         return StoredFile(self.storage, f"checkpoints/{number:05d}.pt")
 
+    def best_file(self, number: int) -> StoredFile:
+        """Return where the classifier of a trial's best epoch lies."""
+        return StoredFile(self.storage, f"checkpoints/{number:05d}.best.pt")
+
     def scores_file(self, number: int) -> StoredFile:
         """Return where the scores of a trial's last epoch lie."""
         return StoredFile(self.storage, f"scores/{number:05d}.parquet")
 
     def kept_checkpoints(self) -> list[int]:
         """Return the numbers of the trials that have a checkpoint."""
-        names = (Path(e.key) for e in self.storage.entries("checkpoints/"))
-        return [int(name.stem) for name in names if name.suffix == ".pt" and name.stem.isdigit()]
+        keys = {entry.key for entry in self.storage.entries("checkpoints/")}
+        numbers = {number for key in keys if (number := owner(key)) is not None}
+        return sorted(n for n in numbers if self.checkpoint_file(n).key in keys)
+
+    def with_weights_or_scores(self) -> set[int]:
+        """Return the numbers of the trials that have a checkpoint, a best epoch or scores."""
+        folders = ("checkpoints/", "scores/")
+        keys = (entry.key for folder in folders for entry in self.storage.entries(folder))
+        return {number for key in keys if (number := owner(key)) is not None}
+
+    def remove_weights_and_scores(self, number: int) -> None:
+        """Remove what only trials that are worth it keep."""
+        for file_of in (self.checkpoint_file, self.best_file, self.scores_file):
+            file_of(number).delete()
 
     def files(self, table: str) -> list[StoredFile]:
         """Return the Parquet files of `trials` or `epochs`."""
@@ -265,6 +285,12 @@ class Ledger:
     def file(self, table: str, number: int) -> StoredFile:
         """Return the file of a trial in `trials` or `epochs`."""
         return StoredFile(self.storage, f"{table}/{number:05d}.parquet")
+
+
+def owner(key: str) -> int | None:
+    """Return the number of the trial whose checkpoint, best epoch or scores lie there, or None."""
+    found = _WEIGHTS_OR_SCORES.fullmatch(key)
+    return None if found is None else int(found[1] or found[2])
 
 
 def _checksum(header: dict[str, Any]) -> str:

@@ -60,7 +60,6 @@ class SearchStudy:
         self._records: dict[int, TrialRecord] = {}
         self._regular: list[int] = []  # the trials that are no retries, in order
         self._unfinished: deque[int] = deque()
-        self._with_checkpoint: set[int] = set()
         self.inputs: dict[str | None, set[tuple[str, str]]] = {}
         """Fingerprints of data and weights of the recorded epochs, by variant."""
         known = ledger.known()
@@ -69,6 +68,8 @@ class SearchStudy:
         come first in Optuna's study."""
         for record in ledger.trials():
             self._take_over(record)
+        ended = {number for number, record in self._records.items() if record.state.is_finished}
+        self._with_checkpoint = ended & ledger.with_weights_or_scores()
 
     # ------------------------------------------------------------ next
 
@@ -237,7 +238,7 @@ class SearchStudy:
         return self._records[number]
 
     def remove_checkpoints(self, ended: int | None = None) -> None:
-        """Remove checkpoint and scores of an ended trial, or of the one that it is better than.
+        """Remove weights and scores of an ended trial, or of the one that it is better than.
 
         The best `keep_checkpoints` by the first objective stay. Without a trial: what a kill left.
         """
@@ -245,8 +246,7 @@ class SearchStudy:
             self._with_checkpoint.add(ended)
         kept = worth_keeping(self.spec, self._records.values())
         for number in self._with_checkpoint - kept:
-            self._ledger.checkpoint_file(number).delete()
-            self._ledger.scores_file(number).delete()
+            self._ledger.remove_weights_and_scores(number)
         self._with_checkpoint &= kept
 
     def _end(
@@ -296,8 +296,6 @@ class SearchStudy:
             self._regular.append(record.number)
         if not record.state.is_finished:
             self._unfinished.append(record.number)
-        elif self._ledger.checkpoint_file(record.number).exists():
-            self._with_checkpoint.add(record.number)
 
     def _learn(self, known: Ledger, record: TrialRecord) -> bool:
         """Tell Optuna a trial of another search, if this one could have it; return whether so."""

@@ -20,7 +20,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from pgsearch.class_groups import GROUPS
-from pgsearch.config import SearchSpec, TrialSpec
+from pgsearch.config import Objective, SearchSpec, TrialSpec
 from pgsearch.errors import (
     AttemptReplaced,
     OutOfMemory,
@@ -47,6 +47,7 @@ def train_trial(config: dict[str, Any]) -> None:
     worker, brings another attempt, since another time or place may help: out of memory.
     """
     from pgsearch.results.scores import write_scores
+    from pgsearch.training.best_epoch import best_epoch_of
     from pgsearch.training.checkpoint import Checkpoints
     from pgsearch.training.fit import fit
 
@@ -54,6 +55,7 @@ def train_trial(config: dict[str, Any]) -> None:
     if not config["gpus"]:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray hides no GPU from a trial that asked for none
     trial = TrialSpec.model_validate_json(config["trial"])
+    objective = Objective(**config["best_by"]) if config["best_by"] else None
     ledger = Ledger(config["url"])
 
     def report(record: EpochRecord) -> None:
@@ -63,13 +65,15 @@ def train_trial(config: dict[str, Any]) -> None:
     try:
         attempt = ledger.claim_attempt(trial.number)
         writer = EpochWriter(ledger, trial, attempt)
+
+        def may_write() -> bool:
+            return ledger.attempts(trial.number).is_newest(attempt)
+
         fit(
             trial,
             report=report,
-            checkpoints=Checkpoints(
-                ledger.checkpoint_file(trial.number),
-                may_write=lambda: ledger.attempts(trial.number).is_newest(attempt),
-            ),
+            checkpoints=Checkpoints(ledger.checkpoint_file(trial.number), may_write=may_write),
+            best_epoch=best_epoch_of(trial, ledger, objective, may_write=may_write),
             save_scores=functools.partial(write_scores, ledger.scores_file(trial.number))
             if config["save_scores"]
             else None,
@@ -148,6 +152,7 @@ class Adapter:
             "working_folder": str(Path.cwd()),
             "gpus": self.study.spec.resources.gpus,
             "save_scores": self.study.spec.save_scores,
+            "best_by": best_by.model_dump() if (best_by := self.study.spec.best_by) else None,
         }
 
     def take_report(self, number: int, report: Mapping[str, Any]) -> bool:
@@ -283,6 +288,9 @@ class _StopWhenAsked(tune.Stopper):
         return False
 
     def stop_all(self) -> bool:
+        if self._control.in_first_turn is not None:
+            self._control.in_first_turn()
+            self._control.in_first_turn = None
         if time.monotonic() >= self._look_due:
             self._look_due = time.monotonic() + SECONDS_BETWEEN_LOOKS_AT_RAY
             # Tune would wait for ever for a place on nodes that are no more.

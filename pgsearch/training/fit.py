@@ -4,7 +4,7 @@ import contextlib
 import functools
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, Protocol
 
 import numpy as np
@@ -52,11 +52,22 @@ class CheckpointStore(Protocol):
         """Replace it."""
 
 
+class BestEpochStore(Protocol):
+    """Where the classifier of a trial's best epoch is kept, and who knows which that is."""
+
+    def is_best(self, records: Sequence[EpochRecord]) -> bool:
+        """Whether the last of these epochs, which are all so far, is the best of them."""
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Replace it."""
+
+
 def fit(
     trial: TrialSpec,
     *,
     report: Callable[[EpochRecord], None],
     checkpoints: CheckpointStore | None = None,
+    best_epoch: BestEpochStore | None = None,
     save_scores: Callable[[Mapping[str, ImageScores], tuple[str, ...]], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> None:
@@ -73,6 +84,8 @@ def fit(
         trial: what to train.
         report: called with each epoch's record; it may raise to end the trial.
         checkpoints: where to keep the state; None keeps none.
+        best_epoch: where to keep the classifier of the best epoch; written before the checkpoint
+            of that epoch, so that a kill between the two only repeats it.
         save_scores: is given the scores of the last epoch by split, and the class names.
         should_stop: asked before each epoch, each optimiser step and each evaluation, so it must
             be cheap; True ends the trial there. After the last epoch it is not asked: the trial is
@@ -97,6 +110,8 @@ def fit(
             last = run.epoch == trial.training.epochs
             if save_scores and last:  # before the state that a resume would end with
                 save_scores(run.scores, run.data.class_names)
+            if best_epoch and best_epoch.is_best(run.records):
+                best_epoch.save(run.classifier_state())
             if checkpoints and (last or run.epoch % trial.training.checkpoint_every == 0):
                 checkpoints.save(run.state())
             report(record)
@@ -218,7 +233,28 @@ class _Run:
     # ------------------------------------------------------------ state
 
     def state(self) -> dict[str, Any]:
+        """Return what the trial goes on from; after its last epoch, the classifier."""
+        if self.epoch == self.trial.training.epochs:
+            return self.classifier_state()
         cuda = self.device.type == "cuda"
+        return {
+            **self._facts(),
+            "model": self.network.state_dict(),
+            "progress": self.progress.state_dict() if self.progress else None,
+            "optimiser": self.optimiser.state_dict(),
+            "sampler": self.sampler.state_dict(),
+            "drawn": torch.from_numpy(self.drawn),
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state(self.device) if cuda else None,
+        }
+
+    def classifier_state(self) -> dict[str, Any]:
+        """Return the whole classifier, with a frozen trunk too, as it is now: to be used, and not
+        to be trained further.
+        """
+        return {**self._facts(), "model": self.classifier.state_dict()}
+
+    def _facts(self) -> dict[str, Any]:
         records = [dict(vars(record)) for record in self.records]  # asdict copies every number
         return {
             "schema_version": CHECKPOINT_VERSION,
@@ -227,22 +263,9 @@ class _Run:
             "configuration_id": self.trial.configuration_id,
             "epoch": self.epoch,
             "iteration": self.iteration,
-            "progress": self.progress.state_dict() if self.progress else None,
-            "model": self._weights(),
-            "optimiser": self.optimiser.state_dict(),
-            "sampler": self.sampler.state_dict(),
-            "drawn": torch.from_numpy(self.drawn),
-            "random": torch.get_rng_state(),
-            "random_cuda": torch.cuda.get_rng_state(self.device) if cuda else None,
             "records": records,
             "record": records[-1] if records else None,
         }
-
-    def _weights(self) -> dict[str, Tensor]:
-        """Return the weights of what is trained; a finished trial's of the whole classifier."""
-        finished = self.epoch == self.trial.training.epochs
-        weights: dict[str, Tensor] = (self.classifier if finished else self.network).state_dict()
-        return weights
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take up a state. The random streams come last: what is done before may draw from them,
@@ -255,12 +278,22 @@ class _Run:
                 f"the checkpoint of {self.trial.uid} is of another configuration; it belongs to "
                 "other results: begin in another folder, or delete it"
             )
+        finished = state["epoch"] == self.trial.training.epochs
+        if not finished and "optimiser" not in state:
+            raise StorageError(
+                f"the checkpoint of {self.trial.uid} holds its classifier after epoch "
+                f"{state['epoch']} of {self.trial.training.epochs} and nothing to go on from, as "
+                "that of a best epoch does: put the trial's own checkpoint back, or delete it and "
+                "the trial begins again"
+            )
         self.epoch, self.iteration = state["epoch"], state["iteration"]
         self.records = records_of(state)
         if (progress := state.get("progress")) is not None:
             self.progress = EpochProgress.from_state(progress, self.groups_C, self.device)
         own = self.network.state_dict().keys()
         self.network.load_state_dict({k: v for k, v in state["model"].items() if k in own})
+        if finished:
+            return  # nothing will be trained
         self.optimiser.load_state_dict(state["optimiser"])
         self.sampler.load_state_dict(state["sampler"])
         self.drawn = state["drawn"].numpy()

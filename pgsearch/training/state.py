@@ -17,9 +17,10 @@ from torch import Tensor
 from pgsearch.metrics import ProbabilityMeter
 from pgsearch.results.schema import EpochRecord
 
-CHECKPOINT_VERSION = 2
+CHECKPOINT_VERSION = 3
 """1, which no key says: the state after an epoch, with the `record` of that epoch.
 2: also in the middle of an epoch (`progress`), with the `records` of all epochs before.
+3: after the last epoch, and of a best epoch, without what only a resume needs.
 """
 
 

@@ -215,6 +215,10 @@ def test_best_emits_a_spec_that_runs_with_fresh_seeds(results: Path, tmp_path: P
     checkpoint.write(b"")
     plain = pgsearch("best", "small", "--results", str(results)).stdout
     assert plain.endswith(f"checkpoint: {checkpoint}\n")
+    best_epoch = Ledger(results / "small").best_file(4)
+    best_epoch.write(b"")
+    plain = pgsearch("best", "small", "--results", str(results)).stdout
+    assert plain.endswith(f"checkpoint: {checkpoint}\nbest epoch: {best_epoch}\n")
 
 
 def test_plan(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "colours.yaml").write_text(SPEC.replace("MANIFEST", str(folder / "manifest.csv")))
     result = pgsearch(
         "train", str(folder / "colours.yaml"), "--variant", "BCE", "--save", str(folder / "run"),
-        "--save-scores", PGSEARCH_CACHE=str(folder / "cache"),
+        "--save-scores", "keep_best_epoch=true", PGSEARCH_CACHE=str(folder / "cache"),
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     return folder
@@ -71,6 +71,23 @@ def test_scores_are_saved_and_evaluate_finds_them_again(folder: Path) -> None:
     assert facts["map"]["total"] > 0.9  # colours are easy
     assert [row["class"] for row in facts["classes"]] == list(CLASSES)
     assert facts["classes"][0]["positives"] == 12
+
+
+@pytest.mark.promise(11)
+def test_the_best_epoch_is_a_checkpoint_like_any_other(folder: Path) -> None:
+    """Of equal epochs the first: colours are learnt before the last."""
+    epochs = pd.read_parquet(folder / "run" / "epochs").sort_values("epoch")
+    best = epochs.loc[epochs["map.validation.total"].idxmax()]
+    file = str(folder / "run" / "checkpoints" / "00000.best.pt")
+    cache = {"PGSEARCH_CACHE": str(folder / "cache")}
+    result = pgsearch("evaluate", file, "--json", "--split", "validation", **cache)
+    assert result.returncode == 0, result.stderr
+    facts = json.loads(result.stdout)
+    assert facts["map"]["total"] == pytest.approx(best["map.validation.total"], abs=1e-6)
+    assert facts["loss"] == pytest.approx(best["loss.validation"], rel=1e-4)
+    result = pgsearch("predict", file, str(folder / "49.png"))
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)[0]["probabilities"].keys() == set(CLASSES)
 
 
 def test_evaluate_finds_classes_by_name_in_a_manifest_of_its_own(folder: Path) -> None:

@@ -108,6 +108,7 @@ def test_epochs_of_another_configuration_or_seed_are_refused(tmp_path: Path) -> 
             EpochWriter(ledger, other, 2)
 
 
+@pytest.mark.promise(5)
 def test_a_replaced_attempt_records_nothing_more(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     zombie = EpochWriter(ledger, trial(), ledger.claim_attempt(0))
@@ -167,6 +168,7 @@ def test_begin_creates_and_then_recognises_a_search(tmp_path: Path) -> None:
     assert ledger.header()["created_utc"] == created
 
 
+@pytest.mark.promise(9)
 def test_another_spec_is_refused_with_what_differs(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "small")
     ledger.begin(spec())
@@ -189,6 +191,7 @@ def test_a_folder_of_other_things_is_left_alone(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+@pytest.mark.promise(7)
 def test_a_newer_schema_is_refused_with_its_version(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     ledger.begin(spec())

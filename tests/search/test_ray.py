@@ -52,6 +52,7 @@ def test_a_failing_trial_ends_as_fail_and_is_not_retried(tmp_path: Path) -> None
 @pytest.mark.promise(11)
 def test_pruning_ends_trials_early(tmp_path: Path) -> None:
     text = SPEC + "pruner: {name: successive_halving, min_resource: 1, reduction_factor: 2}\n"
+    text += "keep_best_epoch: true\n"
     search = Search(tmp_path, text.replace("trials: 5", "trials: 8"))
     code, errors = search.run()
     assert code == 0, errors
@@ -59,7 +60,11 @@ def test_pruning_ends_trials_early(tmp_path: Path) -> None:
     assert TrialState.COMPLETE in states
     assert TrialState.PRUNED in states
     assert len(search.epochs()) < 8 * 4
-    assert len(search.ledger.kept_checkpoints()) == 1
+    (kept,) = search.ledger.kept_checkpoints()
+    assert [entry.key for entry in search.ledger.storage.entries("checkpoints/")] == [
+        search.ledger.best_file(kept).key,
+        search.ledger.checkpoint_file(kept).key,
+    ]
 
 
 def test_other_data_under_the_same_spec_is_refused(tmp_path: Path) -> None:

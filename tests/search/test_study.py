@@ -8,7 +8,7 @@ import pytest
 from pgsearch.errors import StorageError
 from pgsearch.results import EpochWriter, Ledger, TrialState
 from pgsearch.search.study import SearchStudy, sample_trial
-from tests.records import epoch_record, grid, spec
+from tests.records import BASE, epoch_record, grid, spec
 from tests.studies import execute, run_to_end, score
 
 
@@ -34,6 +34,7 @@ def test_inactive_parameters_are_not_chosen(tmp_path: Path) -> None:
     assert focusings == {"none", "adaptive"}
 
 
+@pytest.mark.promise(4)
 def test_a_resumed_search_chooses_as_an_uninterrupted_one(tmp_path: Path) -> None:
     straight = run_to_end(spec(trials=14), Ledger(tmp_path / "straight"))
     ledger = Ledger(tmp_path / "resumed")
@@ -49,6 +50,7 @@ def test_a_resumed_search_chooses_as_an_uninterrupted_one(tmp_path: Path) -> Non
     ]
 
 
+@pytest.mark.promise(4)
 def test_an_unfinished_trial_goes_on_with_its_number_parameters_and_seed(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     study = SearchStudy(spec(), ledger)
@@ -67,6 +69,7 @@ def test_an_unfinished_trial_goes_on_with_its_number_parameters_and_seed(tmp_pat
     assert again.records[0].attempts == 2
 
 
+@pytest.mark.promise(4)
 def test_optuna_state_after_a_resume_equals_the_state_before(tmp_path: Path) -> None:
     pruned = spec(
         trials=12, pruner={"name": "successive_halving", "min_resource": 1, "reduction_factor": 2}
@@ -88,6 +91,7 @@ def test_optuna_state_after_a_resume_equals_the_state_before(tmp_path: Path) -> 
         assert {k: after.system_attrs[k] for k in rungs} == rungs
 
 
+@pytest.mark.promise(4)
 def test_rungs_of_an_unfinished_trial_survive_the_driver(tmp_path: Path) -> None:
     pruned = spec(
         trials=3, pruner={"name": "successive_halving", "min_resource": 1, "reduction_factor": 2}
@@ -102,6 +106,7 @@ def test_rungs_of_an_unfinished_trial_survive_the_driver(tmp_path: Path) -> None
     }
 
 
+@pytest.mark.promise(4)
 def test_an_epoch_that_is_reported_again_changes_nothing(tmp_path: Path) -> None:
     pruned = spec(trials=2, pruner={"name": "median"})
     ledger = Ledger(tmp_path)
@@ -161,6 +166,7 @@ def test_several_objectives(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["tpe", "random", "gp", "nsgaii"])
+@pytest.mark.promise(4)
 def test_every_sampler_runs_and_resumes(tmp_path: Path, name: str) -> None:
     search = spec(trials=12, sampler={"name": name})
     ledger = Ledger(tmp_path)
@@ -192,18 +198,38 @@ def test_every_pruner_runs(tmp_path: Path, pruner: dict[str, object]) -> None:
         assert TrialState.PRUNED in states
 
 
+@pytest.mark.promise(11)
 def test_only_the_best_keep_a_checkpoint(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
-    search = spec(trials=5, keep_checkpoints=2)
+    search = spec(trials=5, keep_checkpoints=2, keep_best_epoch=True)
     study = SearchStudy(search, ledger)
+    files_of = (ledger.checkpoint_file, ledger.best_file, ledger.scores_file)
     while (trial := study.next_trial()) is not None:
-        for file in (ledger.checkpoint_file(trial.number), ledger.scores_file(trial.number)):
-            file.write(b"")
+        for file_of in files_of:
+            file_of(trial.number).write(b"")
         execute(study, ledger, trial)
         study.remove_checkpoints(trial.number)
     best = sorted(study.records.values(), key=lambda r: -(r.values or [0.0])[0])[:2]
-    for file_of in (ledger.checkpoint_file, ledger.scores_file):
+    for file_of in files_of:
         assert {n for n in range(5) if file_of(n).exists()} == {r.number for r in best}
+
+
+@pytest.mark.promise(11)
+@pytest.mark.parametrize("left", ["checkpoint_file", "best_file", "scores_file"])
+def test_what_a_kill_left_of_an_ended_trial_goes_with_the_next_driver(
+    tmp_path: Path, left: str
+) -> None:
+    """Also where only one of its files is left; a trial that goes on keeps all of its own."""
+    ledger = Ledger(tmp_path)
+    search = spec(trials=4, keep_checkpoints=1, keep_best_epoch=True)
+    study = run_to_end(search, ledger)
+    best = max(study.records.values(), key=lambda r: (r.values or [0.0])[0]).number
+    more = search.model_copy(update={"trials": 5})
+    assert SearchStudy(more, ledger).next_trial() is not None
+    for number in range(5):
+        getattr(ledger, left)(number).write(b"")
+    SearchStudy(more, ledger).remove_checkpoints()
+    assert {n for n in range(5) if getattr(ledger, left)(n).exists()} == {best, 4}
 
 
 def test_a_missing_trial_row_is_named(tmp_path: Path) -> None:
@@ -246,6 +272,7 @@ def test_values_that_do_not_go_together_fail_their_trial_only(tmp_path: Path) ->
     assert len(SearchStudy(search, Ledger(tmp_path)).records) == 12
 
 
+@pytest.mark.promise(4)
 def test_what_the_sampler_remembers_of_an_unfinished_trial_survives(tmp_path: Path) -> None:
     search = spec(sampler={"name": "nsgaii"})
     study = SearchStudy(search, Ledger(tmp_path))
@@ -260,3 +287,73 @@ def test_the_study_knows_what_its_epochs_were_trained_on(tmp_path: Path) -> None
     run_to_end(grid(), Ledger(tmp_path))
     inputs = SearchStudy(grid(), Ledger(tmp_path)).inputs
     assert inputs == {"BCE": {("data", "random")}, "PG": {("data", "random")}}
+
+
+@pytest.mark.promise(9)
+def test_a_retry_is_a_new_trial_that_names_the_old(tmp_path: Path) -> None:
+    """Also between replicates: the trials after it have the seeds that they would have had."""
+    search = spec(trials=4, seeds=[5, 6])
+    straight = run_to_end(search, Ledger(tmp_path / "straight"))
+    ledger = Ledger(tmp_path / "retried")
+    study = SearchStudy(search, ledger)
+    for number in range(3):
+        trial = study.next_trial()
+        assert trial is not None
+        if number == 1:
+            study.fail(1, "bad luck")
+        else:
+            execute(study, ledger, trial)
+    assert study.failed == [1]
+    study.retry(1)
+    assert study.failed == []
+    failed = ledger.trials()[1]
+    again = SearchStudy(search, ledger)  # a kill right after the retry was recorded
+    retry = again.next_trial()
+    assert retry is not None
+    assert (retry.number, retry.seed) == (3, 6)
+    execute(again, ledger, retry)
+    while (trial := again.next_trial()) is not None:
+        execute(again, ledger, trial)
+    records = again.records
+    assert len(records) == 9
+    assert records[1] == failed
+    assert records[3].retry_of == 1
+    assert records[3].params == failed.params
+    regular = [r for r in records.values() if r.retry_of is None]
+    assert [r.seed for r in regular] == [r.seed for r in straight.records.values()]
+    for first, second in zip(regular[::2], regular[1::2], strict=True):
+        assert first.params == second.params
+
+
+@pytest.mark.promise(9)
+def test_a_fork_knows_the_finished_trials_that_fit_its_space(tmp_path: Path) -> None:
+    old = Ledger(tmp_path / "old")
+    old.begin(spec(trials=10))
+    known = run_to_end(spec(trials=10), old)
+    narrow = {"type": "float", "low": 0.5, "high": 3.0, "log": True}
+    new = spec(name="new", trials=4, space={**spec_space(), "loss.lambda1_neg": narrow})
+    ledger = Ledger(tmp_path / "new")
+    ledger.begin(new, forked_from=old)
+    study = SearchStudy(new, ledger)
+    fits = [
+        record
+        for record in known.records.values()
+        if all(v <= 3 for k, v in record.params.items() if k.startswith("loss.lambda1_neg"))
+    ]
+    assert 0 < len(fits) < 10
+    assert study.num_known == len(fits)
+    assert [t.params for t in study._study.trials] == [r.params for r in fits]
+    assert [t.values for t in study._study.trials] == [r.values for r in fits]
+    run_to_end(new, ledger)
+    assert [t.number for t in ledger.trials()] == [0, 1, 2, 3]
+    resumed = SearchStudy(new, ledger)
+    assert [(t.state, t.params, t.values) for t in resumed._study.trials][: len(fits)] == [
+        (t.state, t.params, t.values) for t in study._study.trials
+    ]
+    assert len(resumed._study.trials) == len(fits) + 4
+    assert ledger.header()["forked_from"]["search"] == "old"
+    assert [t.number for t in old.trials()] == list(range(10))
+
+
+def spec_space() -> dict[str, object]:
+    return dict(BASE["space"])

@@ -1,6 +1,7 @@
 """A trial that is stopped anywhere, as often as one likes, and ends as if it never was."""
 
 import itertools
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -58,6 +59,8 @@ class Case:
 
     trial: TrialSpec
     records: list[str]
+    eve: dict[str, Any]
+    """Its state after the last step, with all that remembers, before the last evaluation."""
     state: dict[str, Any]
     folder: Path
 
@@ -78,7 +81,11 @@ def case(
         state = Checkpoints(folder / "straight.pt").load()
         assert records[-1].iterations == EPOCHS * STEPS
         assert state is not None
-        yield Case(trial, [comparable(r) for r in records], state, folder)
+        sit(trial, folder / "eve.pt", stop_at=EPOCHS * ASKS_PER_EPOCH)
+        eve = Checkpoints(folder / "eve.pt").load()
+        assert eve is not None
+        assert steps_left(eve) == 0
+        yield Case(trial, [comparable(r) for r in records], eve, state, folder)
 
 
 def sit(
@@ -103,13 +110,25 @@ def sit(
     return records, True
 
 
+def steps_left(state: dict[str, Any]) -> int:
+    done = state["progress"]["steps_done"] if state["progress"] else 0
+    return EPOCHS * STEPS - state["epoch"] * STEPS - done
+
+
+def stop_on_the_eve(state: dict[str, Any]) -> int:
+    """Return at which time that it is asked a trial stands before its last evaluation."""
+    begun = state["progress"] is not None
+    asked = 1 + state["progress"]["steps_done"] if begun else 0
+    return (EPOCHS - state["epoch"]) * ASKS_PER_EPOCH - asked
+
+
 def assert_same(one: Any, other: Any, where: str = "state") -> None:
     """Compare all that two states hold but times, to the last bit."""
     if isinstance(one, torch.Tensor):
         assert torch.equal(one, other), where
     elif isinstance(one, dict):
         assert one.keys() == other.keys(), where
-        for key in one.keys() - TIMES:
+        for key in one.keys() - TIMES - {"seconds"}:
             assert_same(one[key], other[key], f"{where}.{key}")
     elif isinstance(one, list):
         assert len(one) == len(other), where
@@ -123,18 +142,30 @@ def assert_same(one: Any, other: Any, where: str = "state") -> None:
 @example(stops=[2] * EPOCHS * ASKS_PER_EPOCH)  # at every place there is, one after another
 @example(stops=[1, ASKS_PER_EPOCH, 1, 2, 1])  # before all; before evaluation; between epochs
 @given(stops=st.lists(st.integers(1, EPOCHS * ASKS_PER_EPOCH - 1), min_size=1, max_size=4))
+@pytest.mark.promise(3)
 def test_stops_change_nothing(case: Case, stops: list[int]) -> None:
-    path = case.folder / "stopped.pt"
+    path, stops, seen_eve = case.folder / "stopped.pt", stops.copy(), False
     path.unlink(missing_ok=True)
-    for stop_at in (*stops, None):
+    ended = False
+    while not ended:
+        before = Checkpoints(path).load()
+        stop_at = stops.pop(0) if stops else None
+        if before is not None and steps_left(before):
+            stop_at = min(stop_at or sys.maxsize, stop_on_the_eve(before))
         records, ended = sit(case.trial, path, stop_at=stop_at)
         # Each sitting reports from the first epoch on, so that a row that was lost comes again.
         assert [comparable(r) for r in records] == case.records[: len(records)]
-    assert ended
+        after = Checkpoints(path).load()
+        assert after is not None
+        if not ended and steps_left(after) == 0:
+            assert_same(after, case.eve)
+            seen_eve = True
+    assert seen_eve
     assert len(records) == EPOCHS
     assert_same(Checkpoints(path).load(), case.state)
 
 
+@pytest.mark.promise(8)
 def test_an_interruption_says_where_it_is_and_how_it_goes_on(tmp_path: Path) -> None:
     def message(stop_at: int, checkpoints: Checkpoints | None) -> str:
         asked = itertools.count(1)
@@ -177,7 +208,7 @@ def test_a_state_tells_where_it_stands(tmp_path: Path) -> None:
     assert (state()["epoch"], state()["iteration"]) == (0, 2)
     assert (state()["progress"]["epoch"], state()["progress"]["steps_done"]) == (1, 2)
     assert (state()["record"], state()["records"]) == (None, [])
-    assert (state()["schema_version"], state()["pgsearch"]) == (2, pgsearch.__version__)
+    assert (state()["schema_version"], state()["pgsearch"]) == (3, pgsearch.__version__)
     sit(small(), path, stop_at=STEPS - 2 + 2)
     assert (state()["epoch"], state()["progress"]) == (1, None)
     sit(small(), path)
@@ -211,6 +242,7 @@ def test_the_time_of_all_sittings_counts(tmp_path: Path) -> None:
     assert 0.4 < record.train_seconds < 30
 
 
+@pytest.mark.promise(7)
 def test_a_checkpoint_of_version_1_is_taken_up(tmp_path: Path) -> None:
     """It has the newest record only, and stands between epochs."""
     path = tmp_path / "c.pt"
@@ -227,6 +259,7 @@ def test_a_checkpoint_of_version_1_is_taken_up(tmp_path: Path) -> None:
     assert [comparable(r) for r in records] == [comparable(r) for r in expected[1:]]
 
 
+@pytest.mark.promise(7)
 def test_a_checkpoint_of_a_newer_pgsearch_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "c.pt"
     sit(small(epochs=1), path)
@@ -236,8 +269,8 @@ def test_a_checkpoint_of_a_newer_pgsearch_is_refused(tmp_path: Path) -> None:
     Checkpoints(path).save(state | newer)
     with pytest.raises(
         StorageError,
-        match=r"checkpoint of small-00000 was written by pgsearch 9\.1 with checkpoint version 3; "
-        "this version knows 2: update pgsearch",
+        match=r"checkpoint of small-00000 was written by pgsearch 9\.1 with checkpoint version 4; "
+        "this version knows 3: update pgsearch",
     ):
         sit(small(epochs=1), path)
 
@@ -252,6 +285,7 @@ ALLOCATIONS = {
 
 
 @pytest.mark.parametrize("allocate", ALLOCATIONS.values(), ids=ALLOCATIONS)
+@pytest.mark.promise(4)
 def test_too_little_memory_says_where_and_what_helps(allocate: Any, tmp_path: Path) -> None:
     """Asked inside an epoch, the hook stands for a step; the trial goes on from its checkpoint."""
     asked = itertools.count(1)

@@ -140,9 +140,9 @@ def test_a_trial_in_its_first_epoch_is_refused(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_a_newer_pgsearch_is_refused(tmp_path: Path) -> None:
     """Whatever else is in it."""
-    torch.save({"schema_version": 3, "pgsearch": "9.1"}, tmp_path / "c.pt")
+    torch.save({"schema_version": 4, "pgsearch": "9.1"}, tmp_path / "c.pt")
     with pytest.raises(
         InvalidData,
-        match=r"c\.pt: written by pgsearch 9\.1 with checkpoint version 3; this .*2: up",
+        match=r"c\.pt: written by pgsearch 9\.1 with checkpoint version 4; this .*3: up",
     ):
         load_trained(tmp_path / "c.pt")
