@@ -81,8 +81,9 @@ def retry(
 ) -> None:
     """Run failed trials again, as new trials that name the old.
 
-    With the same values and seeds. The failed ones stay as they are. Where a retry fails too it may be retried in turn. Paths in
-    the spec are relative to the current folder, as for the first run.
+    With the same values and seeds. The failed ones stay as they are. Where a retry fails too it
+    may be retried in turn. Paths in the spec are relative to the current folder, as for the first
+    run.
     """
     from pgsearch.results import find_search
     from pgsearch.search.run import RunOptions

@@ -27,9 +27,9 @@ def verify(
 ) -> None:
     """Read every file of searches with its checksum.
 
-    Exit code 5 where one is damaged. With --repair damaged files go to SEARCH/damaged, nothing is deleted. A trial's lost row is
-    written again from its epochs or the spec; an ended trial that lost epochs becomes a FAIL that
-    pgsearch retry trains again. After a repair the exit code is 0.
+    Exit code 5 where one is damaged. With --repair damaged files go to SEARCH/damaged, nothing is
+    deleted. A trial's lost row is written again from its epochs or the spec; an ended trial that
+    lost epochs becomes a FAIL that pgsearch retry trains again. After a repair the exit code is 0.
     """
     from pgsearch.cli.progress import data_progress
     from pgsearch.errors import StorageError
@@ -120,8 +120,8 @@ def doctor(
 ) -> None:
     """Try whether a storage does what results need of it.
 
-    Exit code 5 where it does not. Atomic replacement, exclusive and conditional writes, listings, clock, free space: in a hidden
-    folder of its own, which is removed again.
+    Exit code 5 where it does not. Atomic replacement, exclusive and conditional writes, listings,
+    clock, free space: in a hidden folder of its own, which is removed again.
     """
     from pgsearch.errors import StorageError
     from pgsearch.results.probe import probe

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import secrets
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -281,13 +282,27 @@ def _require_same_inputs(
                 )
 
 
+def _own_ray_settings() -> dict[str, str]:
+    """Return what keeps others on this machine and its network out of a Ray that we start."""
+    settings = {
+        "RAY_AUTH_MODE": "token",
+        # Its name is of the systems where this is the default: every listener is on loopback.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    }
+    if "RAY_AUTH_TOKEN_PATH" not in os.environ:
+        # Of this session alone; Ray would write one for all into a file that others may read.
+        settings["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    return settings
+
+
 @contextlib.contextmanager
 def _ray(address: str | None) -> Iterator[Callable[[Any], int]]:
     """Connect to Ray, or start one; yields a function from resources to how many trials fit."""
-    os.environ.update({name: os.environ.get(name, value) for name, value in _RAY_SETTINGS.items()})
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    settings = _RAY_SETTINGS | (_own_ray_settings() if address == "local" else {})
+    os.environ.update({name: os.environ.get(name, value) for name, value in settings.items()})
     import ray
 
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # how trials ended, we say
     try:

@@ -11,10 +11,16 @@ from tests.faults.warm import WarmProcesses
 
 
 @pytest.fixture(scope="session")
-def warm() -> Iterator[WarmProcesses]:
-    """Processes that begin at once."""
+def _warm() -> Iterator[WarmProcesses]:
     with WarmProcesses() as processes:
         yield processes
+
+
+@pytest.fixture
+def warm(_warm: WarmProcesses) -> Iterator[WarmProcesses]:
+    """Processes that begin at once, and end with the test."""
+    yield _warm
+    _warm.end_all()
 
 
 @pytest.fixture(scope="session")

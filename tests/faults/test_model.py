@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from unittest import mock
 
 import pytest
@@ -48,11 +48,17 @@ from tests.records import epoch_record, spec, trial
 
 NUM_EPOCHS = 4
 
-Faults = st.none() | st.tuples(st.sampled_from(["before", "after"]), st.integers(0, 7))
+Fault: TypeAlias = tuple[str, int] | None
 """A crash before or after the effect of the n-th operation on the storage."""
 
 
-@dataclass
+def faults(num_operations: int) -> st.SearchStrategy[Fault]:
+    """Return crashes at any operation of something that does so many, or none."""
+    at = st.integers(0, num_operations - 1)
+    return st.none() | st.tuples(st.sampled_from(["before", "after"]), at)
+
+
+@dataclass(eq=False)
 class Driver:
     """A driver of the search."""
 
@@ -72,7 +78,7 @@ class Driver:
         return [*running, len(self.records)]
 
 
-@dataclass
+@dataclass(eq=False)
 class Attempt:
     """An execution of a trial."""
 
@@ -148,10 +154,8 @@ class SearchMachine(RuleBasedStateMachine):
         return self.drivers[-1] if self.drivers and not self.drivers[-1].dead else None
 
     @precondition(lambda self: not self.is_held)
-    @rule(elsewhere=st.booleans(), fault=Faults, meanwhile=st.none() | st.integers(0, 5))
-    def a_driver_comes(
-        self, elsewhere: bool, fault: tuple[str, int] | None, meanwhile: int | None
-    ) -> None:
+    @rule(elsewhere=st.booleans(), fault=faults(3), meanwhile=st.none() | st.integers(0, 2))
+    def a_driver_comes(self, elsewhere: bool, fault: Fault, meanwhile: int | None) -> None:
         """Maybe another does too, at one of this one's operations."""
         plan = self._plan(fault)
         if meanwhile is not None:
@@ -251,17 +255,15 @@ class SearchMachine(RuleBasedStateMachine):
     # ------------------------------------------------------------ rows of trials
 
     @precondition(lambda self: self.holder and not self.holder.paused)
-    @rule(data=st.data(), fault=Faults)
-    def the_driver_writes(self, data: st.DataObject, fault: tuple[str, int] | None) -> None:
+    @rule(data=st.data(), fault=faults(1))
+    def the_driver_writes(self, data: st.DataObject, fault: Fault) -> None:
         assert self.holder
         number = data.draw(st.sampled_from(self.holder.trials), label="trial")
         self._write(self.holder, number, self._plan(fault))
 
     @precondition(lambda self: self.zombies)
-    @rule(data=st.data(), fault=Faults, meanwhile=st.none() | st.integers(0, 2))
-    def a_zombie_writes(
-        self, data: st.DataObject, fault: tuple[str, int] | None, meanwhile: int | None
-    ) -> None:
+    @rule(data=st.data(), fault=faults(1), meanwhile=st.booleans())
+    def a_zombie_writes(self, data: st.DataObject, fault: Fault, meanwhile: bool) -> None:
         """Before, while or after the one that replaced it does; or it notices that it was."""
         zombie, plan, holder = self.zombies[0], self._plan(fault), self.holder
         number = data.draw(st.sampled_from([*zombie.trials, None]), label="trial")
@@ -270,8 +272,8 @@ class SearchMachine(RuleBasedStateMachine):
             assert zombie.lease.lost is not None
             self._end(zombie)
             return
-        if meanwhile is not None and holder and not holder.paused:
-            plan = Plan(meanwhile, before=lambda: self._write(holder, number, None))
+        if meanwhile and holder and not holder.paused:
+            plan = Plan(0, before=lambda: self._write(holder, number, None))
         self._write(zombie, number, plan)
 
     def _write(self, driver: Driver, number: int, plan: Plan | None) -> None:
@@ -313,8 +315,8 @@ class SearchMachine(RuleBasedStateMachine):
         return [n for n, record in self.trials.items() if not record.state.is_finished]
 
     @precondition(lambda self: self.running)
-    @rule(data=st.data(), fault=Faults)
-    def an_attempt_begins(self, data: st.DataObject, fault: tuple[str, int] | None) -> None:
+    @rule(data=st.data(), fault=faults(6))
+    def an_attempt_begins(self, data: st.DataObject, fault: Fault) -> None:
         number = data.draw(st.sampled_from(self.running), label="trial")
         self._claim(number, self._plan(fault))
 
@@ -346,23 +348,26 @@ class SearchMachine(RuleBasedStateMachine):
             process.plan = None
 
     @precondition(lambda self: self.attempts)
-    @rule(data=st.data(), fault=Faults, meanwhile=st.none() | st.integers(0, 4))
-    def an_attempt_goes_on(
-        self, data: st.DataObject, fault: tuple[str, int] | None, meanwhile: int | None
-    ) -> None:
+    @rule(data=st.data(), fault=faults(2), meanwhile=st.none() | st.integers(0, 1))
+    def an_attempt_goes_on(self, data: st.DataObject, fault: Fault, meanwhile: int | None) -> None:
         """Any attempt, also one that was replaced, and maybe while a newer one begins."""
         attempt = data.draw(st.sampled_from(self.attempts), label="attempt")
-        plan = self._plan(fault)
-        if meanwhile is not None:
-            steps = data.draw(st.integers(0, 3), label="steps of the newer one")
-            plan = Plan(meanwhile, before=lambda: self._overtake(attempt.trial, steps))
-        self._step(attempt, plan)
+        if meanwhile is None:
+            self._step(attempt, self._plan(fault))
+            return
+        before = data.draw(st.integers(0, 3), label="steps of the newer one meanwhile")
+        after = data.draw(st.integers(0, 2), label="its steps afterwards")
+        newer: list[Attempt] = []
+        self._step(attempt, Plan(meanwhile, lambda: newer.append(self._overtake(attempt, before))))
+        for _ in range(after if newer else 0):
+            self._step(newer[0], None)
 
-    def _overtake(self, number: int, steps: int) -> None:
-        self._claim(number, None)
+    def _overtake(self, older: Attempt, steps: int) -> Attempt:
+        self._claim(older.trial, None)
         newer = self.attempts[-1]
         for _ in range(steps):
             self._step(newer, None)
+        return newer
 
     def _step(self, attempt: Attempt, plan: Plan | None) -> None:
         """Save the next epoch in a checkpoint, or record the one that is saved."""
@@ -474,7 +479,7 @@ class SearchMachine(RuleBasedStateMachine):
         state = Checkpoints(self.reader.checkpoint_file(number)).load()
         return None if state is None else (state["epoch"], state["attempt"])
 
-    def _plan(self, fault: tuple[str, int] | None) -> Plan | None:
+    def _plan(self, fault: Fault) -> Plan | None:
         if fault is None:
             return None
         return Plan(fault[1], **{fault[0]: crash})
@@ -511,4 +516,4 @@ def test_the_ledger_agrees_with_its_model(points: Points) -> None:
 @pytest.mark.slow
 @pytest.mark.promise(5)
 def test_the_ledger_agrees_with_its_model_for_long(points: Points) -> None:
-    run_model(points, examples=60, steps=40)
+    run_model(points, examples=90, steps=40)

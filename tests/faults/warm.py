@@ -25,6 +25,9 @@ ROOT = Path(__file__).resolve().parents[2]
 class WarmProcesses:
     """Starts functions in processes of their own; a context manager that ends them all."""
 
+    def __init__(self) -> None:
+        self._children: list[Child] = []
+
     def __enter__(self) -> "WarmProcesses":
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
@@ -39,6 +42,7 @@ class WarmProcesses:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.end_all()
         self._socket.close()
         self._server.wait(timeout=60)
 
@@ -48,7 +52,15 @@ class WarmProcesses:
         with theirs:
             message = json.dumps([task, arguments]).encode()
             socket.send_fds(self._socket, [message], [theirs.fileno()])
-        return Child(int(self._socket.recv(16)), ours)
+        child = Child(int(self._socket.recv(16)), ours)
+        self._children.append(child)
+        return child
+
+    def end_all(self) -> None:
+        """Kill what was started and was not closed."""
+        for child in self._children:
+            child.close()
+        self._children.clear()
 
 
 class Child:
@@ -106,6 +118,8 @@ class Child:
 
     def close(self) -> None:
         """Kill it and forget it."""
+        if self._channel.fileno() < 0:
+            return  # closed before
         self.kill()
         self._channel.close()
         os.close(self._process)
