@@ -23,11 +23,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pgsearch.config.load import open_file, read_file
 from pgsearch.errors import StorageError
 
 Array = npt.NDArray[Any]
 
 CONTENTS_FILE = "arrays.json"
+MAX_CONTENTS_BYTES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -120,13 +122,16 @@ def remove_entry(entry: Path) -> None:
 def _open_entry(entry: Path, plan: Mapping[str, ArrayPlan]) -> dict[str, Array] | None:
     """The arrays of an entry, or None if it is missing, damaged or not what was planned."""
     try:
-        if json.loads((entry / CONTENTS_FILE).read_bytes()) != _contents(entry, plan):
+        contents = read_file(entry / CONTENTS_FILE, max_bytes=MAX_CONTENTS_BYTES)
+        if json.loads(contents) != _contents(entry, plan):
             return None
         arrays: dict[str, Array] = {
             name: np.load(entry / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in plan
         }
-    except (OSError, ValueError, EOFError):
+    except (OSError, ValueError, EOFError, RecursionError):
         return None
+    if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+        return None  # an archive of arrays, by its first bytes
     found = {name: ArrayPlan(array.shape, array.dtype.name) for name, array in arrays.items()}
     if found != dict(plan):
         return None
@@ -141,11 +146,17 @@ def _contents(entry: Path, plan: Mapping[str, ArrayPlan]) -> dict[str, Any]:
         name: {
             "shape": list(array.shape),
             "dtype": array.dtype,
-            "file_bytes": (entry / f"{name}.npy").stat().st_size,
+            "file_bytes": _size_of_file(entry / f"{name}.npy"),
         }
         for name, array in sorted(plan.items())
     }
     return {"arrays": arrays, "sha256": hashlib.sha256(json.dumps(arrays).encode()).hexdigest()}
+
+
+def _size_of_file(path: Path) -> int:
+    """Raises OSError for a pipe, too, which could keep a reader waiting."""
+    with open_file(path) as file:
+        return os.fstat(file.fileno()).st_size
 
 
 def _wait_for_lock(file_number: int) -> bool:

@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from pgsearch.config.load import read_file, shown
 from pgsearch.data.dataset import SPLITS
 from pgsearch.data.long_tail import (
     long_tailed_selection,
@@ -28,6 +29,7 @@ Indices = npt.NDArray[np.int64]
 MIN_SIDE: Final = 32
 """The published reader drops smaller images from the pool; the official pools have none."""
 VALIDATION_SEED: Final = 0
+MAX_LIST_BYTES: Final = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -206,7 +208,7 @@ def read_ids(path: Path, pool: LabelledImages, problems: Problems) -> tuple[int,
     An id may be written as the file name too, and a number with leading zeros.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_file(path, max_bytes=MAX_LIST_BYTES).decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no text"
         problems.add(
@@ -227,14 +229,15 @@ def read_ids(path: Path, pool: LabelledImages, problems: Problems) -> tuple[int,
         if row is None:
             problems.add(
                 "unknown id",
-                f"{path}, line {number}: the id {text!r} is not in the pool of {pool.num_images} "
-                f"images; train is chosen from the pool; correct or remove the line",
+                f"{path}, line {number}: the id {shown(text)} is not in the pool of "
+                f"{pool.num_images} images; train is chosen from the pool; correct or remove the "
+                "line",
             )
         elif row in line_of:
             problems.add(
                 "repeated id",
-                f"{path}, line {number}: the id {text!r} was named before (line {line_of[row]}); "
-                f"an image is listed once; remove one of the lines",
+                f"{path}, line {number}: the id {shown(text)} was named before (line "
+                f"{line_of[row]}); an image is listed once; remove one of the lines",
             )
         else:
             line_of[row] = number

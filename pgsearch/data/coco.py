@@ -6,14 +6,16 @@ Images are in the order of the JSON, as pycocotools' `getImgIds()` gives them to
 generator: the published test ids are in that order too.
 """
 
+import io
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+from pgsearch.config.load import open_file, shown
+from pgsearch.data.class_names import class_name_problems
 from pgsearch.data.manifest_table import Problems
 from pgsearch.data.pool import LabelledImages, is_plain_name
 
@@ -44,6 +46,11 @@ def read_coco(root: Path, *, image_set: str, problems: Problems) -> LabelledImag
             f"{path}: has no usable category; labels are made of categories; extract the archive "
             f"again",
         )
+    class_names = {key: categories[key]["name"].replace(" ", "_") for key in sorted(categories)}
+    for problem in class_name_problems(
+        (f"{path}, category {key}", name) for key, name in class_names.items()
+    ):
+        problems.add("class name", problem)
     class_of = {category: c for c, category in enumerate(sorted(categories))}
     row_of = {image: n for n, image in enumerate(images)}
     targets_NC = np.zeros((len(row_of), len(class_of)), dtype=np.uint8)
@@ -60,7 +67,7 @@ def read_coco(root: Path, *, image_set: str, problems: Problems) -> LabelledImag
         elif _counts(annotation):
             targets_NC[n, c] = 1
     return LabelledImages(
-        class_names=tuple(categories[key]["name"].replace(" ", "_") for key in sorted(categories)),
+        class_names=tuple(class_names.values()),
         ids=tuple(str(image) for image in images),
         paths=tuple(f"{image_set}/{image['file_name']}" for image in images.values()),
         targets_NC=targets_NC,
@@ -78,7 +85,7 @@ def _counts(annotation: Entry) -> bool:
 
 def _read_document(path: Path, problems: Problems) -> Entry:
     try:
-        with path.open(encoding="utf-8") as file:
+        with io.TextIOWrapper(open_file(path), encoding="utf-8") as file:
             document = json.load(file, object_hook=_without_outline)
     except OSError as error:
         problems.add(
@@ -114,7 +121,7 @@ def _without_outline(value: Entry) -> Entry:
 
 
 def _is_id(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
 
 
 def _is_side(value: Any) -> bool:
@@ -122,7 +129,8 @@ def _is_side(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    # Not math.isfinite: a whole number of JSON may be too large to be a float.
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
 
 
 def _is_box(value: Any) -> bool:
@@ -190,7 +198,8 @@ def _by_id(
             if is_known:
                 problems.add(
                     f"repeated entry of {key}",
-                    f"{place}: {field} {entry[field]!r} came before; it is there once; remove one",
+                    f"{place}: {field} {shown(entry[field])} came before; it is there once; remove "
+                    "one",
                 )
         by_id.setdefault(entry["id"], entry)
         names.add(entry[name])

@@ -10,7 +10,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from pgsearch.errors import InvalidData
+from pgsearch.data.class_names import class_name_problems
+from pgsearch.data.manifest_table import Problems
 
 SPLITS: Final = ("train", "validation", "test")
 
@@ -65,10 +66,14 @@ class MultiLabelDataset:
         return {"train": self.train, "validation": self.validation, "test": self.test}[name]
 
     def check(self) -> None:
-        """Raise InvalidData naming each class that training can learn nothing about."""
-        problems = class_count_problems(self.name, self.class_names, self.train.targets_NC)
-        if problems:
-            raise InvalidData(problems)
+        """Raise InvalidData naming each class that may not have its name or cannot be learned."""
+        problems = Problems()
+        names = ((f"{self.name}, class {c}", name) for c, name in enumerate(self.class_names))
+        for problem in class_name_problems(names):
+            problems.add("class name", problem)
+        for problem in class_count_problems(self.name, self.class_names, self.train.targets_NC):
+            problems.add("class count", problem)
+        problems.raise_if_any()
 
 
 def class_count_problems(

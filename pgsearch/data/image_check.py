@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
-from pgsearch.data.image_files import MAX_PIXELS, UnreadableImage, decode_image
+from pgsearch.data.image_files import UnreadableImage, decode_pixels, opened, read_image
 from pgsearch.data.manifest_table import Problems
 from pgsearch.data.pool import Progress
 
@@ -31,22 +31,22 @@ def check_images(
 
 
 def _reason_against(path: Path) -> str | None:
-    if _is_whole_jpeg(path):
-        return None
     try:
-        decode_image(path, image_size=CHECKED_SIZE)
+        data = read_image(path)
+        if not _is_whole_jpeg(data):
+            decode_pixels(data, image_size=CHECKED_SIZE)
     except UnreadableImage as error:
         return str(error)
     return None
 
 
-def _is_whole_jpeg(path: Path) -> bool:
+def _is_whole_jpeg(data: bytes) -> bool:
     """The quick way: all entropy-coded data is read, but only an eighth of each side computed."""
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
     try:
-        with Image.open(path) as image:
-            if image.format != "JPEG" or image.width * image.height > MAX_PIXELS:
+        with opened(data) as image:
+            if image.format != "JPEG":
                 return False
             image.draft("RGB", (1, 1))
             ImageOps.exif_transpose(image).convert("RGB")

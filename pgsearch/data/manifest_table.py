@@ -3,6 +3,7 @@
 import csv
 import os
 import stat
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from pgsearch.config.load import has_unseen, one_line, shown
+from pgsearch.data.class_names import class_name_problems
 from pgsearch.errors import InvalidData
 
 IMAGE, SPLIT, LABELS = "image", "split", "labels"
@@ -22,30 +25,39 @@ SPLIT_NAMES: Final = {
 }
 LABEL_SEPARATOR: Final = ";"
 SHOWN_OF_A_KIND: Final = 20
+MAX_ROWS: Final = 10_000_000
+"""A few bytes of Parquet can stand for any number of rows."""
+MAX_CELLS: Final = 300_000_000
+ROWS_AT_A_TIME: Final = 1024
+MAX_BYTES_AT_A_TIME: Final = 256_000_000
 
 
 class Problems:
     """Problems found so far, by kind: a mistake made 10,000 times should not hide the others."""
 
     def __init__(self) -> None:
-        self._by_kind: dict[str, list[str]] = {}
+        self._shown: dict[str, list[str]] = {}
+        self._counts: Counter[str] = Counter()
 
     def add(self, kind: str, problem: str) -> None:
-        self._by_kind.setdefault(kind, []).append(problem)
+        self._counts[kind] += 1
+        shown_of_kind = self._shown.setdefault(kind, [])
+        if len(shown_of_kind) < SHOWN_OF_A_KIND:
+            shown_of_kind.append(one_line(problem))
 
     def __contains__(self, kind: str) -> bool:
-        return kind in self._by_kind
+        return kind in self._shown
 
     def __bool__(self) -> bool:
-        return bool(self._by_kind)
+        return bool(self._shown)
 
     def raise_if_any(self) -> None:
         """Raise InvalidData with the first few of every kind."""
         lines: list[str] = []
-        for kind, problems in self._by_kind.items():
-            lines += problems[:SHOWN_OF_A_KIND]
-            if len(problems) > SHOWN_OF_A_KIND:
-                lines.append(f"... and {len(problems) - SHOWN_OF_A_KIND} more: {kind}")
+        for kind, problems in self._shown.items():
+            lines += problems
+            if self._counts[kind] > len(problems):
+                lines.append(f"... and {self._counts[kind] - len(problems)} more: {kind}")
         if lines:
             raise InvalidData(lines)
 
@@ -115,7 +127,7 @@ def _read_table(manifest: Path, problems: Problems) -> _Table:
             f"{manifest}: has the extension {manifest.suffix!r}; a manifest is a .csv or a "
             f".parquet file; convert or rename it",
         )
-    elif not manifest.is_file():
+    elif not stat.S_ISREG(mode_of(manifest)):
         problems.add(
             "no manifest",
             f"{manifest}: does not exist or is no file; a manifest is a .csv or a .parquet file; "
@@ -163,30 +175,48 @@ def _read_parquet(manifest: Path, problems: Problems) -> _Table:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    names: list[str] = []
+    columns: list[list[Any]] = []
     try:
         with pq.ParquetFile(manifest) as file:
-            table = file.read()
-    except (OSError, pa.ArrowException) as error:
+            names = file.schema_arrow.names
+            columns = [[] for _ in names]
+            _require_not_more(file.metadata.num_rows, "rows", MAX_ROWS)
+            _require_not_more(file.metadata.num_rows * len(names), "cells", MAX_CELLS)
+            for rows in file.iter_batches(batch_size=ROWS_AT_A_TIME):
+                _require_not_more(
+                    rows.nbytes, f"bytes in {ROWS_AT_A_TIME} rows", MAX_BYTES_AT_A_TIME
+                )
+                for cells, column in zip(columns, rows.columns, strict=True):
+                    cells += column.to_pylist()
+    # ValueError: text that is not UTF-8. OverflowError: a date that does not exist.
+    except (OSError, ValueError, OverflowError, MemoryError, pa.ArrowException) as error:
         problems.add(
             "unreadable",
-            f"{manifest}: is not a whole Parquet file: {error}; write it again",
+            f"{manifest}: is not a whole Parquet file of a manifest: "
+            f"{error or type(error).__name__}; write it again",
         )
         return _Table({}, [])
-    _check_no_repeats(manifest, table.column_names, problems)
-    columns = zip(table.column_names, table.columns, strict=True)
+    _check_no_repeats(manifest, names, problems)
     return _Table(
-        {name: column.to_pylist() for name, column in columns},
-        [f"{manifest}, row {number}" for number in range(1, table.num_rows + 1)],
+        dict(zip(names, columns, strict=True)),
+        [f"{manifest}, row {n}" for n in range(1, max(map(len, columns), default=0) + 1)],
     )
 
 
+def _require_not_more(count: int, what: str, limit: int) -> None:
+    if count > limit:
+        raise ValueError(f"it has {count:,} {what}, and {limit:,} are the most")
+
+
 def _check_no_repeats(manifest: Path, names: Sequence[str], problems: Problems) -> None:
-    for name in sorted({name for name in names if names.count(name) > 1}):
-        problems.add(
-            "repeated column",
-            f"{manifest}: column {name!r} is there {names.count(name)} times; a column name may "
-            f"appear once; rename or remove the others",
-        )
+    for name, count in sorted(Counter(names).items()):
+        if count > 1:
+            problems.add(
+                "repeated column",
+                f"{manifest}: column {shown(name)} is there {count} times; a column "
+                f"name may appear once; rename or remove the others",
+            )
 
 
 def _check_header(
@@ -199,8 +229,13 @@ def _check_header(
                 f"{manifest}: has no column {name!r} (it has {_listed(names)}); a manifest needs "
                 f"the columns 'image' and 'split'; add or rename it",
             )
-    if class_names is not None:
-        _check_no_repeated_class(class_names, problems)
+    for name, count in sorted(Counter(class_names or ()).items()):
+        if count > 1:
+            problems.add(
+                "repeated class",
+                f"class_names: {name!r} is there {count} times; a class is named once; remove the "
+                f"others",
+            )
     label_columns = [name for name in names if name not in (IMAGE, SPLIT, LABELS)]
     if LABELS in names:
         if label_columns:
@@ -217,22 +252,20 @@ def _check_header(
             f"{manifest}: has no labels (its columns are {_listed(names)}); a manifest needs one "
             f"0/1 column per class or one column 'labels'; add them",
         )
+    if class_names is None:
+        places = ((f"{manifest}, column {number}", name) for number, name in enumerate(names, 1))
+        for problem in class_name_problems(
+            (place, name) for place, name in places if name not in (IMAGE, SPLIT)
+        ):
+            problems.add("class name", problem)
+    known = set(label_columns)
     for name in wanted:
-        if name not in label_columns:
+        if name not in known:
             problems.add(
                 "missing column",
                 f"{manifest}: has no column for the class {name!r} (it has {_listed(names)}); "
                 f"every class that is asked for needs one; add it or leave the class out",
             )
-
-
-def _check_no_repeated_class(class_names: Sequence[str], problems: Problems) -> None:
-    for name in sorted({name for name in class_names if class_names.count(name) > 1}):
-        problems.add(
-            "repeated class",
-            f"class_names: {name!r} is there {class_names.count(name)} times; a class is named "
-            f"once; remove the others",
-        )
 
 
 def _targets_of_columns(
@@ -248,8 +281,8 @@ def _targets_of_columns(
             if target is None:
                 problems.add(
                     "label",
-                    f"{table.places[n]}: column {name!r} is {cell!r}; a label is 0 or 1; correct "
-                    f"the cell, or remove the column if it is not a class",
+                    f"{table.places[n]}: column {name!r} is {shown(cell)}; a label is 0 or 1; "
+                    f"correct the cell, or remove the column if it is not a class",
                 )
             elif target:
                 targets_NC[n, c] = 1
@@ -272,7 +305,14 @@ def _targets_of_lists(
         for cell, place in zip(table.columns[LABELS], table.places, strict=True)
     ]
     if class_names is None:
-        class_names = sorted({label for labels in lists for label in labels})
+        place_of: dict[str, str] = {}
+        for labels, place in zip(lists, table.places, strict=True):
+            for label in labels:
+                place_of.setdefault(label, place)
+        class_names = sorted(place_of)
+        for problem in class_name_problems((place_of[name], name) for name in class_names):
+            problems.add("class name", problem)
+        problems.raise_if_any()
     index_of = {name: c for c, name in enumerate(class_names)}
     targets_NC = np.zeros((len(lists), len(class_names)), dtype=np.uint8)
     for n, labels in enumerate(lists):
@@ -280,15 +320,15 @@ def _targets_of_lists(
             if label not in index_of:
                 problems.add(
                     "label",
-                    f"{table.places[n]}: names the class {label!r}; labels must be among the "
+                    f"{table.places[n]}: names the class {shown(label)}; labels must be among the "
                     f"classes asked for ({_listed(class_names)}); correct the label or add the "
                     f"class",
                 )
             elif targets_NC[n, index_of[label]]:
                 problems.add(
                     "label",
-                    f"{table.places[n]}: names the class {label!r} twice; an image has a class "
-                    f"once or not at all; remove one",
+                    f"{table.places[n]}: names the class {shown(label)} twice; an image has a "
+                    f"class once or not at all; remove one",
                 )
             else:
                 targets_NC[n, index_of[label]] = 1
@@ -302,8 +342,8 @@ def _label_list(cell: Any, place: str, problems: Problems) -> list[str]:
         return cell
     problems.add(
         "label",
-        f"{place}: column 'labels' is {cell!r}; it must be a list of class names, empty for an "
-        f"image without any; correct the cell",
+        f"{place}: column 'labels' is {shown(cell)}; it must be a list of class names, empty for "
+        f"an image without any; correct the cell",
     )
     return []
 
@@ -315,15 +355,15 @@ def _splits(table: _Table, problems: Problems) -> npt.NDArray[np.str_]:
         if split is None:
             problems.add(
                 "split",
-                f"{place}: column 'split' is {cell!r}; it must be train, validation (or val) or "
-                f"test; correct the cell",
+                f"{place}: column 'split' is {shown(cell)}; it must be train, validation (or val) "
+                f"or test; correct the cell",
             )
         splits.append(split or "")
     return np.array(splits, dtype=np.str_)
 
 
 def _files(table: _Table, root: Path, problems: Problems) -> list[ImageFile]:
-    if not root.is_dir():
+    if not stat.S_ISDIR(mode_of(root)):
         problems.add(
             "root",
             f"{root}: is not a folder; the image paths of a manifest are relative to one; "
@@ -337,16 +377,16 @@ def _files(table: _Table, root: Path, problems: Problems) -> list[ImageFile]:
         if path is None:
             problems.add(
                 "path",
-                f"{place}: image {cell!r} is not a path inside {root}; images lie under the root; "
-                f"correct the path or the root",
+                f"{place}: image {shown(cell)} is not a path inside {root}; images lie under the "
+                f"root; correct the path or the root",
             )
             continue
         image_id = path.relative_to(root).as_posix()
         if image_id in place_of:
             problems.add(
                 "repeated image",
-                f"{place}: image {cell!r} was named before ({place_of[image_id]}); an image is in "
-                f"one row and one split; remove one of the rows",
+                f"{place}: image {shown(cell)} was named before ({place_of[image_id]}); an image "
+                f"is in one row and one split; remove one of the rows",
             )
             continue
         place_of[image_id] = place
@@ -354,8 +394,15 @@ def _files(table: _Table, root: Path, problems: Problems) -> list[ImageFile]:
         if file is None:
             problems.add(
                 "missing image",
-                f"{place}: image {cell!r} is not a file under {root}; every row needs its image; "
-                f"add the file, correct the path or remove the row",
+                f"{place}: image {shown(cell)} is not a file under {root}; every row needs its "
+                f"image; add the file, correct the path or remove the row",
+            )
+            continue
+        if has_unseen(image_id):
+            problems.add(
+                "path",
+                f"{place}: image {shown(cell)} has characters that do not show; the "
+                f"name of a file is shown in messages and results; rename the file",
             )
             continue
         files.append(file)
@@ -380,7 +427,15 @@ def _existing_file(path: Path, image_id: str, place: str) -> ImageFile | None:
     return ImageFile(place, image_id, path, status.st_size, status.st_mtime_ns)
 
 
+def mode_of(path: Path) -> int:
+    """Return the mode of a file; 0 if there is none, or none can have this path."""
+    try:
+        return path.stat().st_mode
+    except (OSError, ValueError):  # ValueError: a null character in the path
+        return 0
+
+
 def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:SHOWN_OF_A_KIND])
+    first = ", ".join(shown(name) for name in names[:SHOWN_OF_A_KIND])
     hidden = len(names) - SHOWN_OF_A_KIND
-    return f"{shown} and {hidden} more" if hidden > 0 else shown or "none"
+    return f"{first} and {hidden} more" if hidden > 0 else first or "none"

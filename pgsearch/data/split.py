@@ -5,6 +5,7 @@ column per class. Its metadata say how it was made and what it held then.
 """
 
 import os
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy.typing as npt
 
 import pgsearch
 from pgsearch.data.dataset import class_count_problems
-from pgsearch.data.manifest_table import IMAGE, LABELS, SPLIT, Problems, read_rows
+from pgsearch.data.manifest_table import IMAGE, LABELS, SPLIT, Problems, mode_of, read_rows
 from pgsearch.data.published import PublishedSplit, differences
 from pgsearch.errors import InvalidData
 from pgsearch.provenance import fingerprint
@@ -86,7 +87,7 @@ def training_problems(table: SplitTable, *, source: str) -> list[str]:
 def add_missing_images(root: Path, images: Sequence[str], problems: Problems) -> None:
     """Add to `problems` each image that is not on disk."""
     for image in images:
-        if not (root / image).is_file():
+        if not stat.S_ISREG(mode_of(root / image)):
             problems.add(
                 "missing image",
                 f"{root / image}: is not a file; every image that is chosen must be there; "
@@ -139,7 +140,7 @@ def read_metadata(manifest: Path) -> dict[str, str]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    if manifest.suffix.lower() != ".parquet":
+    if manifest.suffix.lower() != ".parquet" or not stat.S_ISREG(mode_of(manifest)):
         return {}
     try:
         metadata = pq.read_schema(manifest).metadata or {}

@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from pgsearch.config.load import read_file, shown
 from pgsearch.data.manifest_table import Problems
 from pgsearch.data.pool import LabelledImages, Progress, is_plain_name
 
@@ -20,6 +21,8 @@ VOC_CLASSES: Final = (
 
 MAX_XML_BYTES: Final = 10_000_000
 """The largest of the official files has 20 thousand."""
+
+MAX_LIST_BYTES: Final = 100_000_000
 
 
 def read_voc(
@@ -68,7 +71,7 @@ def _read_list(folder: Path, image_set: str, problems: Problems) -> list[str]:
         return []
     path = folder / "ImageSets" / "Main" / f"{image_set}.txt"
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_file(path, max_bytes=MAX_LIST_BYTES).decode("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no text"
         problems.add(
@@ -93,13 +96,13 @@ def _checked_ids(path: Path, ids: list[str], problems: Problems) -> list[str]:
         if not is_plain_name(image_id) or " " in image_id:
             problems.add(
                 "image list",
-                f"{path}: has the line {image_id!r}; a line is the id of an image, such as "
+                f"{path}: has the line {shown(image_id)}; a line is the id of an image, such as "
                 f"2008_000023; correct it",
             )
         elif image_id in good:
             problems.add(
                 "image list",
-                f"{path}: has the id {image_id!r} twice; an image is listed once; remove one",
+                f"{path}: has the id {shown(image_id)} twice; an image is listed once; remove one",
             )
         else:
             good[image_id] = None
@@ -118,26 +121,20 @@ class _NoDoctype(ElementTree.TreeBuilder):
 
     def doctype(self, name: str, *_: object) -> None:
         raise _BadAnnotation(
-            f"declares the document type {name!r}; an annotation of VOC has none, and it could "
-            f"define endless text; replace the file"
+            f"declares the document type {shown(name)}; an annotation of VOC has none, and it "
+            f"could define endless text; replace the file"
         )
 
 
 def _read_annotation(path: Path) -> tuple[list[str], int]:
     """Names of the objects, and the smaller side in pixels."""
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_XML_BYTES + 1)
+        data = read_file(path, max_bytes=MAX_XML_BYTES)
     except OSError as error:
         raise _BadAnnotation(
-            f"cannot be read: {error.strerror}; every listed image has an XML; add the file, or "
-            f"remove the id from the list"
+            f"cannot be read: {error.strerror}; every listed image has an XML of a few thousand "
+            f"bytes; add or replace the file, or remove the id from the list"
         ) from error
-    if len(data) > MAX_XML_BYTES:
-        raise _BadAnnotation(
-            f"has more than {MAX_XML_BYTES:,} bytes; an annotation of VOC has a few thousand; "
-            f"replace the file"
-        )
     parser = ElementTree.XMLParser(target=_NoDoctype())  # noqa: S314  _NoDoctype makes it safe
     try:
         parser.feed(data)
@@ -154,7 +151,7 @@ def _read_annotation(path: Path) -> tuple[list[str], int]:
 def _smaller_side(annotation: ElementTree.Element) -> int:
     texts = [(annotation.findtext(f"size/{side}") or "").strip() for side in ("width", "height")]
     if not all(text.isascii() and text.isdigit() and 0 < len(text) < 10 for text in texts):
-        found = " and ".join(repr(text) for text in texts)
+        found = " and ".join(shown(text) for text in texts)
         raise _BadAnnotation(
             f"has {found} as size/width and size/height; an annotation of VOC gives both in "
             f"pixels; correct the file"
@@ -166,7 +163,7 @@ def _class_indices(names: list[str]) -> list[int]:
     unknown = sorted(set(names) - set(VOC_CLASSES))
     if unknown:
         raise _BadAnnotation(
-            f"has objects named {', '.join(repr(name) for name in unknown)}; the classes are "
+            f"has objects named {', '.join(shown(name) for name in unknown)}; the classes are "
             f"{', '.join(VOC_CLASSES)}; correct the name"
         )
     return sorted(VOC_CLASSES.index(name) for name in set(names))

@@ -9,6 +9,7 @@
 
 import hashlib
 import urllib.parse
+import zipfile
 from collections.abc import Mapping, Sequence
 from http.client import HTTPException
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from pgsearch.config.load import one_line, open_file, shown, visible
 from pgsearch.errors import InvalidData
 from pgsearch.models.backbones import TORCHVISION_BACKBONES, Backbone
 
@@ -28,6 +30,9 @@ PARALLEL_PREFIX: Final = "module."  # of torch's DataParallel
 # BatchNorm fills it in by itself: files saved before torch 0.4.1 lack it.
 OPTIONAL_SUFFIX: Final = "num_batches_tracked"
 NUM_KEYS_SHOWN: Final = 3
+LONGEST_KEY_SHOWN: Final = 80
+LONGEST_REASON: Final = 120
+"""Of a reader's message: torch's goes on to advise what would run a hostile file."""
 
 
 def check_weights(backbone: str, weights: str | Path | None) -> None:
@@ -74,7 +79,7 @@ def load_weights(backbone: Backbone, name: str, weights: str | Path | None) -> N
     if problems:
         raise InvalidData(
             [
-                f"{file} does not fit backbone {name}: {'; '.join(problems)}. "
+                f"{visible(str(file))} does not fit backbone {name}: {'; '.join(problems)}. "
                 f"Give weights saved from {name}, or set the backbone to what they were saved from"
             ]
         )
@@ -92,28 +97,30 @@ def _is_torchvision(weights: str | Path) -> bool:
 
 
 def _checked_file(path: Path) -> Path:
-    path = path.expanduser()
+    given = f"weights {one_line(str(path))}"
     if path.suffix not in SUFFIXES:
         raise InvalidData(
             [
-                f"weights {path}: the suffix tells how to read a file, and must be one of "
+                f"{given}: the suffix tells how to read a file, and must be one of "
                 f"{', '.join(SUFFIXES)}"
             ]
         )
     try:
-        with path.open("rb") as stream:
+        path = path.expanduser()
+        with open_file(path) as stream:
             is_empty = not stream.read(1)
     except FileNotFoundError as error:
         raise InvalidData(
             [
-                f"weights {path}: there is no such file (looked from {Path.cwd()}). Correct the "
+                f"{given}: there is no such file (looked from {Path.cwd()}). Correct the "
                 "path, put the file there, or set weights to random to start without"
             ]
         ) from error
-    except OSError as error:
-        raise InvalidData([f"weights {path} cannot be read: {error.strerror}"]) from error
+    except (OSError, RuntimeError) as error:  # RuntimeError: ~ of a user that does not exist
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InvalidData([f"{given} cannot be read: {reason}; correct the path"]) from error
     if is_empty:
-        raise InvalidData([f"weights {path}: the file is empty; fetch it again"])
+        raise InvalidData([f"{given}: the file is empty; fetch it again"])
     return path
 
 
@@ -164,42 +171,64 @@ def _torchvision_url(backbone: str, name: str) -> str:
 
 
 def _read_state(file: Path) -> dict[str, Tensor]:
+    given = f"weights {visible(str(file))}"
     try:
         if file.suffix == SAFETENSORS_SUFFIX:
             from safetensors.torch import load_file
 
             contents: Any = load_file(file)
         else:
+            _require_as_large_as_it_is(file)
             contents = torch.load(file, map_location="cpu", weights_only=True)
     # Neither reader promises a type of error for bytes that are damaged or something else.
     except Exception as error:
-        first_line = str(error).partition("\n")[0]
+        first_line = str(error).partition("\n")[0][:LONGEST_REASON]
         raise InvalidData(
             [
-                f"weights {file}: damaged, or not a plain {file.suffix} file of tensors "
-                f"({type(error).__name__}: {first_line}). Fetch it again, or save it anew with "
-                "torch.save(network.state_dict(), path)"
+                f"{given}: damaged, or not a plain {file.suffix} file of tensors "
+                f"({type(error).__name__}: {visible(first_line)}). Fetch it again, or save it "
+                "anew with torch.save(network.state_dict(), path)"
             ]
         ) from error
-    return _unwrapped(contents, file)
+    return _unwrapped(contents, given)
 
 
-def _unwrapped(contents: Any, file: Path) -> dict[str, Tensor]:
+def _require_as_large_as_it_is(file: Path) -> None:
+    """Refuse an archive that would unpack to more than the file: torch stores, never compresses."""
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            num_bytes = sum(entry.file_size for entry in archive.infolist())
+        if num_bytes > file.stat().st_size:
+            raise ValueError(f"it would unpack to {num_bytes:,} bytes")
+
+
+def _unwrapped(contents: Any, given: str) -> dict[str, Tensor]:
     state = contents
     for key in WRAPPER_KEYS:
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
     if not isinstance(state, Mapping) or not state:
-        raise InvalidData([f"weights {file}: holds {type(state).__name__}, not named tensors"])
-    strangers = [str(key) for key, value in state.items() if not isinstance(value, Tensor)]
+        raise InvalidData([f"{given}: holds {type(state).__name__}, not named tensors"])
+    strangers = [str(key) for key, value in state.items() if not _is_plain_tensor(value)]
     if strangers:
         raise InvalidData(
             [
-                f"weights {file}: not only tensors, but also {_first(strangers)}. Save the "
-                "network's state_dict alone, or under the key state_dict"
+                f"{given}: not only tensors, but also {_first(strangers)}. Save the network's "
+                "state_dict of plain tensors alone, or under the key state_dict"
             ]
         )
     return {str(key).removeprefix(PARALLEL_PREFIX): tensor for key, tensor in state.items()}
+
+
+def _is_plain_tensor(value: Any) -> bool:
+    """Whether it is a tensor of numbers that are there: not sparse, nested, quantised or meta."""
+    return (
+        isinstance(value, Tensor)
+        and not value.is_nested
+        and not value.is_quantized
+        and value.layout is torch.strided
+        and value.device.type == "cpu"
+    )
 
 
 def _misfits(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
@@ -219,15 +248,28 @@ def _misfits(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> lis
             for key in shared
             if expected[key].is_floating_point() and not state[key].is_floating_point()
         ],
-        "not finite": [key for key in shared if not bool(state[key].isfinite().all())],
+        # Of the same shape, since a few bytes can stand for a tensor that fills all memory.
+        "not finite": [
+            key
+            for key in shared
+            if state[key].shape == expected[key].shape and not _is_finite(state[key])
+        ],
     }
     return [f"{problem}: {_first(keys)}" for problem, keys in misfits.items() if keys]
 
 
+def _is_finite(tensor: Tensor) -> bool:
+    # Types of 8 bits know no isfinite.
+    return bool((tensor.float() if tensor.is_floating_point() else tensor).isfinite().all())
+
+
 def _first(keys: Sequence[str]) -> str:
-    shown = ", ".join(keys[:NUM_KEYS_SHOWN])
+    first = ", ".join(
+        visible(key) if len(key) <= LONGEST_KEY_SHOWN else shown(key)
+        for key in keys[:NUM_KEYS_SHOWN]
+    )
     more = len(keys) - NUM_KEYS_SHOWN
-    return f"{shown} and {more} more" if more > 0 else shown
+    return f"{first} and {more} more" if more > 0 else first
 
 
 def _sha256(file: Path) -> str:

@@ -93,6 +93,8 @@ class Ledger:
         """
         if not self.exists:
             self.require_own_place()
+            for left in self.storage.entries("known/"):  # by a fork that was killed
+                self.storage.delete(left.key)
             facts: dict[str, Any] = {}
             if forked_from is not None:
                 facts["forked_from"] = self._learn_from(forked_from)

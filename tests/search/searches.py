@@ -150,7 +150,7 @@ def kill(*pids: int) -> None:
             continue
 
 
-def wait_until_gone(pids: list[int], seconds: float = 30) -> None:
+def wait_until_gone(pids: list[int], seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while any(lives(pid) for pid in pids):
         assert time.monotonic() < deadline, f"still there: {[p for p in pids if lives(p)]}"
