@@ -25,6 +25,7 @@ from pgsearch.errors import InvalidSpec
 
 MAX_BYTES: Final = 1_000_000
 """Of a spec and all that it extends."""
+MAX_UNSIZED_BYTES: Final = 1_000_000
 MAX_FILES: Final = 50
 MAX_NODES: Final = 20_000
 """Values and keys that are written, in all files."""
@@ -120,10 +121,11 @@ def read_file(path: str | Path, *, max_bytes: int) -> bytes:
     Raises OSError: it cannot be read, is a folder, a pipe or a device, or is longer.
     """
     with open_file(path) as file:
-        # Of a file that the kernel makes up the size is 0, whatever it holds.
-        is_longer = os.fstat(file.fileno()).st_size > max_bytes
-        data = b"" if is_longer else file.read(max_bytes + 1) or b""
-    if is_longer or len(data) > max_bytes:
+        size = os.fstat(file.fileno()).st_size
+        # What the kernel makes up has the size 0; and what is asked for is allocated at once.
+        wanted = min(size or MAX_UNSIZED_BYTES, max_bytes) + 1
+        data = file.read(wanted) or b"" if size <= max_bytes else b""
+    if size > max_bytes or len(data) > max_bytes:
         raise OSError(errno.EFBIG, f"it has more than {max_bytes:,} bytes")
     return data
 

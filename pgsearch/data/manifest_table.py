@@ -194,7 +194,7 @@ def _read_parquet(manifest: Path, problems: Problems) -> _Table:
         problems.add(
             "unreadable",
             f"{manifest}: is not a whole Parquet file of a manifest: "
-            f"{error or type(error).__name__}; write it again",
+            f"{str(error) or type(error).__name__}; write it again",
         )
         return _Table({}, [])
     _check_no_repeats(manifest, names, problems)

@@ -39,12 +39,12 @@ GOOD = f"name: good\n{NAMELESS}"
 @pytest.fixture(autouse=True)
 def little_memory() -> Iterator[None]:
     """What asks for more fails with a MemoryError, which is no message."""
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    pages = int(Path("/proc/self/statm").read_text().split()[5])
     limit = pages * os.sysconf("SC_PAGE_SIZE") + MEMORY_BYTES
-    resource.setrlimit(resource.RLIMIT_AS, (limit, before[1]))
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, before[1]))
     yield
-    resource.setrlimit(resource.RLIMIT_AS, before)
+    resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
 def refused(load: Callable[[], object]) -> list[str]:

@@ -179,6 +179,7 @@ def test_a_url_of_another_kind_is_refused() -> None:
 # ---------------------------------------------------------------- hiccups of object stores
 
 
+@pytest.mark.slow
 @pytest.mark.promise(10)
 @pytest.mark.parametrize("fault", ["500", "503", "reset", "lost answer", "slow"])
 def test_a_hiccup_is_not_noticed(

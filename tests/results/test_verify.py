@@ -129,6 +129,7 @@ def test_damage_is_named_and_set_aside_and_the_rest_is_read(
         assert "4 of its 4 epochs were damaged or lost" in str(after.records[1].error)
 
 
+@pytest.mark.slow
 def test_no_single_flipped_bit_goes_unnoticed(ledger: Ledger, points: Points) -> None:
     """A bit in each part of a file: found, or without any effect on what is read."""
     for key in ("epochs/00002.parquet", "checkpoints/00002.pt", "trials/00002.parquet"):
