@@ -21,7 +21,7 @@ from pgsearch.config.load import MAX_LINE, MAX_PROBLEMS, parse_spec
 from pgsearch.errors import InvalidSpec
 from tests.records import write_spec
 
-pytestmark = [pytest.mark.promise(12), pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.slow, pytest.mark.promise(12), pytest.mark.timeout(60)]
 
 MAX_SECONDS = 2
 MEMORY_BYTES = 600_000_000
