@@ -32,7 +32,7 @@ def end_orphans(sessions: Path) -> list[int]:
     dead = tuple(f"{folder}/" for folder in sessions.glob("session_*") if _is_dead(folder))
     ended = []
     for folder in Path("/proc").glob("[0-9]*") if dead else ():
-        if any(path.startswith(dead) for path in _open_files(folder)):
+        if _is_of_ray(folder) and any(path.startswith(dead) for path in _open_files(folder)):
             try:
                 os.kill(int(folder.name), signal.SIGKILL)
             except OSError:  # gone
@@ -48,10 +48,18 @@ def _is_dead(session: Path) -> bool:
         return False  # not ours
 
 
+def _is_of_ray(process: Path) -> bool:
+    """Whether a process is one of Ray's own, not somebody who reads a log."""
+    try:
+        return (process / "cmdline").read_bytes().startswith(b"ray::")
+    except OSError:
+        return False
+
+
 def _open_files(process: Path) -> Iterator[str]:
-    """Yield the files that a process writes to: every process of Ray has logs in its session."""
-    for number in ("1", "2"):
-        try:
-            yield str((process / "fd" / number).readlink())
-        except OSError:  # another user's, or gone
-            continue
+    """Yield the files that a process has open: each of Ray has logs in its session."""
+    try:
+        for link in (process / "fd").iterdir():
+            yield str(link.readlink())
+    except OSError:  # another user's, or gone
+        return
