@@ -37,7 +37,7 @@ class Points:
 
     def __init__(self, promise: int) -> None:
         self._promise = promise
-        self.tried = 0
+        self.tried = self.held = 0
 
     @contextlib.contextmanager
     def point(self) -> Iterator[None]:
@@ -45,6 +45,7 @@ class Points:
         self.tried += 1
         TRIED[self._promise] += 1
         yield
+        self.held += 1
         HELD[self._promise] += 1
 
 
@@ -66,9 +67,13 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     marker = item.get_closest_marker("promise")
     counted = item.stash.get(_POINTS, None)
     own_points = counted is not None and counted.tried > 0
-    if marker is not None and call.when == "call" and not report.skipped and not own_points:
+    if marker is None or call.when != "call" or report.skipped:
+        return report
+    if not own_points:
         TRIED[marker.args[0]] += 1
         HELD[marker.args[0]] += report.passed
+    elif report.failed and counted.held == counted.tried:  # failed between its points
+        TRIED[marker.args[0]] += 1
     return report
 
 
