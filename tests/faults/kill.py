@@ -9,7 +9,6 @@ before. It prints how many kills held, removes what it wrote, and exits with 1 w
 
 import argparse
 import contextlib
-import os
 import random
 import secrets
 import shutil
@@ -86,7 +85,7 @@ class Searches:
         while num_points > 0:
             search = self._begin()
             try:
-                while num_points > 0 and not search.ends_within(self._delay()):
+                while num_points > 0 and not self._lets_work(search):
                     self.kinds[search.kill(self._random.choice(KINDS), self._random)] += 1
                     num_points -= 1
                     yield search
@@ -95,13 +94,16 @@ class Searches:
             finally:
                 search.remove()
 
-    def _delay(self) -> float:
-        """Return how long a search may work before the next kill.
+    def _lets_work(self, search: "Search") -> bool:
+        """Let a search work until the next kill; return whether it came to its end before.
 
-        It goes on where it stood, so that kills come anywhere in it; many come soon after a start,
-        where much happens that happens once.
+        It goes on where it stood, so that kills come anywhere in it. Some come soon after a start,
+        where much happens that happens once; others while trials commit one thing after another.
         """
-        return self._random.uniform(0, self.seconds * self._random.choice((0.2, 0.7)))
+        if self._random.random() < 0.4:
+            return search.ends_within(self._random.uniform(0, 0.5 * self.seconds))
+        search.advance(self._random.randint(1, 6))
+        return search.ends_within(self._random.uniform(0, 0.1 * self.seconds))
 
     def _begin(self) -> "Search":
         self.num_searches += 1
@@ -157,13 +159,23 @@ class Search:
         self._has_ended = True
         return True
 
+    def advance(self, num_lines: int) -> None:
+        """Let it work until its workers have written so many lines, or it ends."""
+        if self._running is None and not self._has_ended:
+            self.start()
+        enough = len(list(read_log(self._play.log))) + num_lines
+        deadline = time.monotonic() + 300
+        while self._running and not self._running.has_ended(0.002):
+            if len(list(read_log(self._play.log))) >= enough:
+                return
+            if time.monotonic() > deadline:
+                raise Violation("the search does not go on")
+
     def kill(self, kind: str, randomness: random.Random) -> str:
         """Kill something and return what it was."""
-        workers = self._workers_at_work()
-        if kind == "worker" and workers:
-            os.kill(randomness.choice(workers), signal.SIGKILL)
-        elif self._running is not None:
-            kind = "all" if kind == "worker" else kind
+        if kind == "worker" and not self._kill_a_worker(randomness):
+            kind = "all"
+        if kind != "worker" and self._running is not None:
             if kind == "driver":
                 self._running.send(signal.SIGKILL)
             else:
@@ -195,12 +207,20 @@ class Search:
         with contextlib.suppress(PgsearchError):  # which was told before
             _remove(self.ledger.storage)
 
-    def _workers_at_work(self) -> list[int]:
-        pids: dict[int, bool] = {}
-        for line in read_log(self._play.log):
-            if line["what"] in ("placed", "left"):
-                pids[line["pid"]] = line["what"] == "placed"
-        return [pid for pid, works in pids.items() if works and Path(f"/proc/{pid}").exists()]
+    def _kill_a_worker(self, randomness: random.Random) -> bool:
+        """Kill a worker that has a trial, of this driver or of a former one, if there is one."""
+        works = {
+            line["pid"]: line["what"] == "placed"
+            for line in read_log(self._play.log)
+            if line["what"] in ("placed", "left")
+        }
+        workers = [pid for pid, at_work in works.items() if at_work]
+        randomness.shuffle(workers)
+        return any(
+            driver.send_to_member(pid, signal.SIGKILL)
+            for pid in workers
+            for driver in self._drivers
+        )
 
     # ------------------------------------------------------------ what must hold
 

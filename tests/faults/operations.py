@@ -31,10 +31,12 @@ class Operation(ABC):
     Attributes:
         name: of the operation, for a test's name and for the process that does it.
         key: of the object that it changes.
+        copies: where it puts copies of objects before it changes that one.
     """
 
     name: ClassVar[str]
     key: ClassVar[str]
+    copies: ClassVar[str] = "none/"
 
     def prepare(self, folder: Path) -> None:  # noqa: B027
         """Make what is there before; nothing, unless an operation says otherwise."""
@@ -46,6 +48,9 @@ class Operation(ABC):
     @abstractmethod
     def check_new(self, old: bytes | None, new: bytes | None) -> None:
         """Raise AssertionError where the object is not as the operation leaves it."""
+
+    def check_copies(self, folder: Path, *, done: bool) -> None:  # noqa: B027
+        """Raise AssertionError where a copy is neither absent nor whole; there is none."""
 
     def repeat(self, folder: Path) -> None:
         """Do it again as whoever repeats the command does, whether or not it was done."""
@@ -188,6 +193,39 @@ class Extend(Begin):
         assert after["created_utc"] == before["created_utc"]
 
 
+class Fork(Begin):
+    """A search that knows the trials of another: whole files are copied, its header comes last."""
+
+    name, copies = "begin, forks", "known/"
+
+    def prepare(self, folder: Path) -> None:
+        source = self._source(folder)
+        source.begin(spec())
+        source.write_trial(WriteTrial.record)
+        source.write_trial(WriteTrialEnded.record)
+        writer = EpochWriter(source, trial(3), source.claim_attempt(3))
+        writer.append(epoch_record(1))
+
+    def begin(self, folder: Path) -> Callable[[], object]:
+        return lambda: Ledger(folder).begin(spec(), forked_from=self._source(folder))
+
+    def check_new(self, old: bytes | None, new: bytes | None) -> None:
+        super().check_new(old, new)
+        assert json.loads(new or b"")["forked_from"]["num_trials"] == 1
+
+    def check_copies(self, folder: Path, *, done: bool) -> None:
+        source, known = self._source(folder), Ledger(folder).known()
+        for table in ("epochs", "trials"):
+            copied = known.file(table, 3).read()
+            original = source.file(table, 3).read()
+            assert original is not None
+            assert copied is not None or not done
+            assert copied is None or copied.data == original.data
+
+    def _source(self, folder: Path) -> Ledger:
+        return Ledger(folder.parent / "source")
+
+
 class ClaimAttempt(Operation):
     name, key = "claim_attempt", "attempts/00000-2.json"
 
@@ -288,6 +326,7 @@ COMMITS: tuple[Operation, ...] = (
     WriteTrialEnded(),
     Begin(),
     Extend(),
+    Fork(),
     ClaimAttempt(),
     TakeLease(),
     SaveFirstCheckpoint(),
@@ -317,8 +356,8 @@ def warm_up() -> None:
     """Do every operation once, so that no import is left for a traced one."""
     for operation in COMMITS:
         with tempfile.TemporaryDirectory() as folder:
-            operation.prepare(Path(folder))
-            operation.repeat(Path(folder))
+            operation.prepare(Path(folder, "small"))
+            operation.repeat(Path(folder, "small"))
 
 
 def rows_in(data: bytes | None) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ touches no object store: its client's threads would not survive a fork.
 """
 
 import contextlib
+import ctypes
 import gc
 import importlib
 import json
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
+_PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
 class WarmProcesses:
@@ -52,7 +54,7 @@ class WarmProcesses:
         with theirs:
             message = json.dumps([task, arguments]).encode()
             socket.send_fds(self._socket, [message], [theirs.fileno()])
-        child = Child(int(self._socket.recv(16)), ours)
+        child = Child(int(self._socket.recv(16)), ours, self._socket)
         self._children.append(child)
         return child
 
@@ -64,10 +66,13 @@ class WarmProcesses:
 
 
 class Child:
-    """A process that was started; it leads a process group of its own."""
+    """A process that was started; it leads a process group of its own.
 
-    def __init__(self, pid: int, channel: socket.socket) -> None:
-        self.pid, self._channel = pid, channel
+    Nobody else can get its number, or its group's, before it is closed: what is killed is ours.
+    """
+
+    def __init__(self, pid: int, channel: socket.socket, server: socket.socket) -> None:
+        self.pid, self._channel, self._server = pid, channel, server
         self._process = os.pidfd_open(pid)
         self._buffer = b""
 
@@ -110,11 +115,24 @@ class Child:
         return bool(select.select([self._process], [], [], timeout)[0])
 
     def state(self) -> str:
-        """Return its state as `ps` prints it; X once it is gone."""
+        """Return its state as `ps` prints it."""
+        return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+    def send_to_member(self, pid: int, number: int) -> bool:
+        """Send a signal to a process of its group; return whether there is such a one."""
         try:
-            return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except OSError:
-            return "X"
+            process = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return False
+        try:
+            if os.getpgid(pid) != self.pid:
+                return False
+            signal.pidfd_send_signal(process, number)
+        except ProcessLookupError:
+            return False
+        finally:
+            os.close(process)
+        return True
 
     def close(self) -> None:
         """Kill it and forget it."""
@@ -123,6 +141,7 @@ class Child:
         self.kill()
         self._channel.close()
         os.close(self._process)
+        self._server.send(str(self.pid).encode())  # which waits for it
 
 
 class Gate:
@@ -153,26 +172,29 @@ class Gate:
 def _serve(descriptor: int) -> None:
     server = socket.socket(fileno=descriptor)
     _warm_up()
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the children
-    children: list[int] = []
+    children: set[int] = set()
     server.send(b"ready")
     while True:
         message, descriptors, _, _ = socket.recv_fds(server, 1 << 16, 1)
         if not message:
             break
+        if not descriptors:  # the number of one that was closed
+            children.remove(int(message))
+            os.waitpid(int(message), 0)
+            continue
         pid = os.fork()
         if pid == 0:
             server.close()
             _run(message, *descriptors)
         with contextlib.suppress(OSError):
             os.setpgid(pid, pid)  # as the child does: whoever comes first
-        children = [*_alive(children), os.pidfd_open(pid)]
+        children.add(pid)
         for passed in descriptors:
             os.close(passed)
         server.send(str(pid).encode())
-    for child in children:
+    for child in children:  # none was waited for, so that each number is still its own
         with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(child, signal.SIGKILL)
+            os.killpg(child, signal.SIGKILL)
 
 
 def _warm_up() -> None:
@@ -191,20 +213,12 @@ def _warm_up() -> None:
     gc.freeze()  # so that a child's collector touches, and copies, none of it
 
 
-def _alive(children: list[int]) -> list[int]:
-    """Close the descriptors of those that have ended and return the others."""
-    ended = set(select.select(children, [], [], 0)[0])
-    for child in ended:
-        os.close(child)
-    return [child for child in children if child not in ended]
-
-
 def _run(message: bytes, channel: int) -> None:
     """Do a task in a child and end it."""
     status = 1
     try:
         os.setpgid(0, 0)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # should the server be killed
         gate = Gate(socket.socket(fileno=channel))
         task, arguments = json.loads(message)
         module, _, name = task.partition(":")
