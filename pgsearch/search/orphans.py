@@ -42,8 +42,11 @@ def end_orphans(sessions: Path) -> list[int]:
 
 
 def _is_dead(session: Path) -> bool:
+    mark = session / MARK
     try:
-        return is_known_dead(json.loads((session / MARK).read_text())) is True
+        # Others may write into the folder of all sessions.
+        is_ours = mark.lstat().st_uid == os.getuid() and not mark.is_symlink()
+        return is_ours and is_known_dead(json.loads(mark.read_text())) is True
     except (OSError, ValueError, AttributeError):
         return False  # not ours
 

@@ -282,25 +282,25 @@ def _require_same_inputs(
                 )
 
 
-def _own_ray_settings() -> dict[str, str]:
-    """Return what keeps others on this machine and its network out of a Ray that we start."""
-    settings = {
-        "RAY_AUTH_MODE": "token",
-        # Its name is of the systems where this is the default: every listener is on loopback.
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    }
-    if "RAY_AUTH_TOKEN_PATH" not in os.environ:
-        # Of this session alone; Ray would write one for all into a file that others may read.
-        settings["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-    return settings
+def _guard_own_ray() -> None:
+    """Keep others on this machine and its network out of a Ray that we start.
+
+    Over what the environment says, which may have been set for another cluster.
+    """
+    os.environ["RAY_AUTH_MODE"] = "token"
+    # Of this session alone; Ray would write one for all into a file that others may read.
+    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    # Its name is of the systems where this is the default: every listener is on loopback.
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
 
 
 @contextlib.contextmanager
 def _ray(address: str | None) -> Iterator[Callable[[Any], int]]:
     """Connect to Ray, or start one; yields a function from resources to how many trials fit."""
     address = address or os.environ.get("RAY_ADDRESS") or "local"
-    settings = _RAY_SETTINGS | (_own_ray_settings() if address == "local" else {})
-    os.environ.update({name: os.environ.get(name, value) for name, value in settings.items()})
+    os.environ.update({name: os.environ.get(name, value) for name, value in _RAY_SETTINGS.items()})
+    if address == "local":
+        _guard_own_ray()
     import ray
 
     logging.getLogger("ray").setLevel(logging.ERROR)

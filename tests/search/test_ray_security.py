@@ -61,9 +61,16 @@ def is_loopback(address: str) -> bool:
     return ip in ("0100007F", mapped, "00000000000000000000000001000000")
 
 
-def test_it_listens_on_loopback_and_asks_for_a_token(tmp_path: Path, points: Points) -> None:
-    search = Search(tmp_path, spy=True, environment={"PGSEARCH_SPY_SECONDS": "0.3"})
-    search.environment.pop("RAY_AUTH_MODE", None)
+@pytest.mark.parametrize(
+    "of_another_cluster",
+    [{}, {"RAY_AUTH_MODE": "disabled", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"}],
+    ids=["clean environment", "environment for another cluster"],
+)
+def test_it_listens_on_loopback_and_asks_for_a_token(
+    tmp_path: Path, points: Points, of_another_cluster: dict[str, str]
+) -> None:
+    environment = {"PGSEARCH_SPY_SECONDS": "0.3", **of_another_cluster}
+    search = Search(tmp_path, spy=True, environment=environment)
     process = search.start()
     search.wait_for_steps(1, process)
     children = [process.pid, *processes_of(process.pid)]
@@ -78,8 +85,8 @@ def test_it_listens_on_loopback_and_asks_for_a_token(tmp_path: Path, points: Poi
         (port,) = [w.partition("=")[2] for w in words if w.startswith("--gcs_server_port=")]
         if port == "0":  # it chose one itself
             port = str(int(next(a for a, p in found.items() if p == gcs[0]).partition(":")[2], 16))
-        environment = Path(f"/proc/{gcs[0]}/environ").read_bytes().decode().split("\0")
-        (token,) = [v.partition("=")[2] for v in environment if v.startswith("RAY_AUTH_TOKEN=")]
+        given = Path(f"/proc/{gcs[0]}/environ").read_bytes().decode().split("\0")
+        (token,) = [v.partition("=")[2] for v in given if v.startswith("RAY_AUTH_TOKEN=")]
         token_mode = {"RAY_AUTH_MODE": "token"}
         assert ask(port, {**token_mode, "RAY_AUTH_TOKEN": token}, tmp_path) == "served 1 nodes\n"
         for stranger in ({"RAY_AUTH_MODE": "disabled"}, {**token_mode, "RAY_AUTH_TOKEN": "0" * 64}):
