@@ -85,12 +85,18 @@ def retry(
     may be retried in turn. Paths in the spec are relative to the current folder, as for the first
     run.
     """
+    from pgsearch.errors import UsageError
     from pgsearch.results import find_search
     from pgsearch.search.run import RunOptions
 
     ledger = find_search(search, results)
+    spec = ledger.spec()
+    if spec.name != ledger.name:
+        raise UsageError(
+            f"{ledger.url}: its folder was renamed from {spec.name}; name it so again to go on"
+        )
     options = RunOptions(address=address, grace_seconds=grace, retry=trials or [])
-    _run(ledger.spec(), ledger.url.rpartition("/")[0] or "/", options, quiet=quiet)
+    _run(spec, ledger.url.rpartition("/")[0] or "/", options, quiet=quiet)
 
 
 def _run(search: "SearchSpec", results: str, options: "RunOptions", *, quiet: bool) -> None:
@@ -192,6 +198,7 @@ def _fit_into(
 
     stop = threading.Event()
     with StopSignals() as signals, DriverLease(ledger.storage) as lease:
+        ledger.drive_as(lease.number)
         ledger.begin(search)
         writer = EpochWriter(ledger, trial, ledger.claim_attempt(trial.number))
         signals.stop_with(stop.set)

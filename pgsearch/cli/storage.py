@@ -42,10 +42,12 @@ def verify(
     for ledger in _ledgers(searches, results):
         with data_progress(what=f"reading {ledger.name}") as progress:
             problems = look(ledger, progress=progress)
-        found[ledger.name], done[ledger.name] = [str(problem) for problem in problems], []
+        done[ledger.name] = []
         if repair and problems:
             with DriverLease(ledger.storage, on_waiting=_say):
+                problems = look(ledger)  # a driver may have worked on it since
                 done[ledger.name] = set_aside(ledger, problems)
+        found[ledger.name] = [str(problem) for problem in problems]
     if as_json:
         facts = {name: {"problems": found[name], "repaired": done[name]} for name in found}
         typer.echo(json.dumps(facts))
@@ -89,11 +91,13 @@ def gc(
     only_cache = cache_days is not None and not searches and not known_searches(results)
     for ledger in [] if only_cache else _ledgers(searches, results):
         garbage = list(find_garbage(ledger, with_damaged=damaged))
-        rows += [(str(item.file), item.num_bytes, item.reason) for item in garbage]
         if free and garbage:
             with DriverLease(ledger.storage, on_waiting=_say):
+                # A driver may have worked on it since: what was garbage may be needed.
+                garbage = list(find_garbage(ledger, with_damaged=damaged))
                 for item in garbage:
                     item.file.delete()
+        rows += [(str(item.file), item.num_bytes, item.reason) for item in garbage]
     if cache_days is not None:
         from pgsearch.data.cache import default_cache_dir, remove_entry, unused_entries
 

@@ -62,6 +62,11 @@ class Ledger:
     def __init__(self, location: str | Path | Storage) -> None:
         self.storage = open_storage(location)
         self._trial_tags: dict[int, Tag] = {}
+        self._driver: int | None = None
+
+    def drive_as(self, driver: int) -> None:
+        """Write the search and its trials only while this driver is the newest, from now on."""
+        self._driver = driver
 
     @property
     def url(self) -> str:
@@ -101,6 +106,12 @@ class Ledger:
             self._write_header(spec, facts)
             return
         known = self.spec()
+        source = self.header().get("forked_from", {}).get("search")
+        if forked_from is not None and source != forked_from.name:
+            raise IncompatibleResume(
+                f"{self.url} is there and was not forked from {forked_from.name}; name another "
+                "--fork, or go on with it without --fork"
+            )
         changes = changed_keys(known, spec)
         if changes:
             raise IncompatibleResume(
@@ -144,7 +155,7 @@ class Ledger:
         try:
             header = dict(json.loads(stored.data))
             version = int(header["schema_version"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise DamagedFile(self._search_file, str(error)) from None
         require_known_version(self._search_file, version, header.get("pgsearch"))
         checksum = header.pop("sha256", None)  # since schema 2
@@ -159,7 +170,8 @@ class Ledger:
         return Ledger(self.storage.at("known"))
 
     def _write_header(self, spec: SearchSpec, facts: dict[str, Any]) -> None:
-        before = self.header() if self.exists else {"created_utc": utc_now().isoformat()}
+        tag = self.storage.tag(self._search_file.key)
+        before = {"created_utc": utc_now().isoformat()} if tag is None else self.header()
         kept = {key: before[key] for key in ("created_utc", "forked_from") if key in before}
         header = {
             **kept,
@@ -168,7 +180,11 @@ class Ledger:
             "pgsearch": __version__,
             "spec": spec.model_dump(mode="json"),
         }
-        self._search_file.write(as_json({**header, "sha256": _checksum(header)}))
+        self._require_newest_driver()
+        try:
+            self._search_file.swap(as_json({**header, "sha256": _checksum(header)}), tag)
+        except Conflict:
+            raise self._driven_by_another(self._search_file) from None
 
     def _learn_from(self, source: "Ledger") -> dict[str, Any]:
         """Copy the finished trials of another search, whole files, and say where they are from."""
@@ -198,14 +214,22 @@ class Ledger:
         """
         file = self.file("trials", record.number)
         data = as_parquet(as_table([trial_row(record, self.name)], trial_schema()))
+        self._require_newest_driver()
         try:
             tag = file.swap(data, self._trial_tags.get(record.number))
         except Conflict:
-            raise StorageError(
-                f"{file}: another driver has changed it, so this one must not go on; see who "
-                f"drives the search in {self.url}/drivers"
-            ) from None
+            raise self._driven_by_another(file) from None
         self._trial_tags[record.number] = tag
+
+    def _require_newest_driver(self) -> None:
+        if self._driver is not None and not self.drivers().is_newest(self._driver):
+            raise self._driven_by_another(self.url, "has taken it over")
+
+    def _driven_by_another(self, what: object, why: str = "has changed it") -> StorageError:
+        return StorageError(
+            f"{what}: another driver {why}, so this one must not go on; see who drives the search "
+            f"with pgsearch status {self.name}"
+        )
 
     def trials(self) -> list[TrialRecord]:
         """Return all trials by number. Raises StorageError naming a file that is damaged."""
@@ -230,6 +254,10 @@ class Ledger:
         """Return the recorded epochs of a trial, as rows in order. Raises StorageError."""
         found = read_table(self.file("epochs", number))
         return [] if found is None else list(found[0].to_pylist())
+
+    def drivers(self) -> Claims:
+        """Return the claims of the search's drivers."""
+        return Claims(self.storage, "drivers/")
 
     def attempts(self, number: int) -> Claims:
         """Return the claims of a trial's executions."""

@@ -18,6 +18,7 @@ from pgsearch.errors import StorageError
 from pgsearch.results.storage import Conflict, Entry, Stored, Tag
 
 LOCK_FILE = ".lock"
+SECONDS_FOR_LOCK = 60.0
 
 # What a file system answers that has no locks. Without them `swap` still replaces whole files, but
 # two writers within the same millisecond are not told apart.
@@ -78,7 +79,9 @@ class LocalStorage:
                 try:
                     os.link(temporary, path)  # fails where there is a file
                 except FileExistsError:
-                    raise Conflict(str(path)) from None
+                    # Over NFS a link that was made may be asked for twice.
+                    if temporary.stat().st_nlink < 2:
+                        raise Conflict(str(path)) from None
             else:
                 with _locked(path.parent):
                     if self.tag(key) != expected:
@@ -198,14 +201,33 @@ def _make_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder for as long as it takes to compare and rename."""
+    """Hold the lock of a folder for as long as it takes to compare and rename.
+
+    Others hold it for microseconds, but for one that was stopped while it did.
+    """
     with (folder / LOCK_FILE).open("ab") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
+        deadline = time.monotonic() + SECONDS_FOR_LOCK
+        while not _try_lock(lock):
+            if time.monotonic() > deadline:
+                raise StorageError(
+                    f"{folder / LOCK_FILE}: another process has held this lock for "
+                    f"{SECONDS_FOR_LOCK:.0f} s; it may be stopped: find it (fuser, or lslocks), "
+                    "let it go on or end it, then repeat the command, it continues where it stood"
+                )
+            time.sleep(0.002)
         yield
+
+
+def _try_lock(lock: BinaryIO) -> bool:
+    """Return whether the lock is ours, or there are none on this file system."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            return False
+        if error.errno not in _NO_LOCKS:
+            raise
+    return True
 
 
 def _tag(status: os.stat_result) -> Tag:
@@ -232,6 +254,6 @@ def _full(path: Path, num_bytes: int | None) -> str:
         free = shutil.disk_usage(next(f for f in path.parents if f.exists())).free
         needed += f"{',' if needed else ':'} {free:,} are free"
     return (
-        f"{path}: the disk is full{needed}; free some space and repeat the command, it continues "
-        "where it stood"
+        f"{path}: the disk is full{needed}; free some space (where there is enough, a quota or the "
+        "number of files is used up: see df -i) and repeat the command, it continues where it stood"
     )

@@ -131,6 +131,7 @@ def run_search(
         ledger = Ledger(_absolute(results).at(spec.name))
         ledger.require_own_place()
         with DriverLease(ledger.storage, on_waiting=listener.message) as lease:
+            ledger.drive_as(lease.number)
             ledger.begin(spec, forked_from=options.fork_of)
             study = SearchStudy(spec, ledger)
             _require_same_inputs(spec, study, inputs)

@@ -155,3 +155,13 @@ def test_reading_commands_read_an_object_store(
         wrong = pgsearch("status", "smal", *where)
         assert wrong.code == 2
         assert "did you mean small?" in wrong.err
+
+
+def test_retry_in_a_folder_that_was_renamed_begins_no_other_search(
+    pgsearch: Run, results: Path
+) -> None:
+    (results / "first").rename(results / "moved")
+    refused = pgsearch("retry", "moved", "--results", results)
+    assert refused.code == 2
+    assert "moved: its folder was renamed from first" in refused.err
+    assert not (results / "first").exists()

@@ -132,9 +132,12 @@ class SearchMachine(RuleBasedStateMachine):
         self.patches.enter_context(mock.patch.object(lease, "SECONDS_BETWEEN_BEATS", 1e6))
         self.patches.enter_context(mock.patch.object(lease, "time", Clock(self._beats)))
 
-    @initialize(elsewhere=st.booleans(), checkpoint_every=st.sampled_from([1, 2, 2]))
-    def begin(self, elsewhere: bool, checkpoint_every: int) -> None:
+    @initialize(
+        elsewhere=st.booleans(), checkpoint_every=st.sampled_from([1, 2, 2]), asks=st.booleans()
+    )
+    def begin(self, elsewhere: bool, checkpoint_every: int, asks: bool) -> None:
         self.checkpoint_every = checkpoint_every
+        self.asks = asks  # whether a driver looks for a newer one before it writes
         self.reader.begin(spec())
         self._start(elsewhere, None)
         self._write(self.drivers[0], 0, None)
@@ -215,6 +218,8 @@ class SearchMachine(RuleBasedStateMachine):
         assert not held, "two drivers hold the lease"
         assert not self.is_held, "two drivers hold the lease"
         driver = Driver(process, new, Ledger(storage), stands_for, elsewhere)
+        if self.asks:
+            driver.ledger.drive_as(new.number)
         driver.records = {record.number: record for record in driver.ledger.trials()}
         self.drivers.append(driver)
 
@@ -255,14 +260,14 @@ class SearchMachine(RuleBasedStateMachine):
     # ------------------------------------------------------------ rows of trials
 
     @precondition(lambda self: self.holder and not self.holder.paused)
-    @rule(data=st.data(), fault=faults(1))
+    @rule(data=st.data(), fault=faults(2))
     def the_driver_writes(self, data: st.DataObject, fault: Fault) -> None:
         assert self.holder
         number = data.draw(st.sampled_from(self.holder.trials), label="trial")
         self._write(self.holder, number, self._plan(fault))
 
     @precondition(lambda self: self.zombies)
-    @rule(data=st.data(), fault=faults(1), meanwhile=st.booleans())
+    @rule(data=st.data(), fault=faults(2), meanwhile=st.booleans())
     def a_zombie_writes(self, data: st.DataObject, fault: Fault, meanwhile: bool) -> None:
         """Before, while or after the one that replaced it does; or it notices that it was."""
         zombie, plan, holder = self.zombies[0], self._plan(fault), self.holder
@@ -302,7 +307,10 @@ class SearchMachine(RuleBasedStateMachine):
             self.trials[number] = driver.records[number] = record
             return
         self._end(driver)  # it must not go on
-        if outcome != "crashed":
+        if "another driver has taken it over" in outcome:
+            assert self.asks
+            assert not self.reader.drivers().is_newest(by), "refused without a reason"
+        elif outcome != "crashed":
             assert "another driver has changed it" in outcome
             assert not knew, "refused without a reason"
         elif knew and self._stored_trials().get(number) == record:

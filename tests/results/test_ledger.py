@@ -220,3 +220,41 @@ def test_find_search_names_what_there_is(tmp_path: Path) -> None:
         find_search("digit_pg", tmp_path)
     with pytest.raises(UsageError, match="there are: digits_pg"):
         find_search("zzz", tmp_path)
+
+
+@pytest.mark.promise(5)
+def test_a_replaced_driver_writes_nothing_more(tmp_path: Path) -> None:
+    """Neither a row that the newer driver has not touched yet, nor the spec."""
+    zombie, newer = Ledger(tmp_path / "small"), Ledger(tmp_path / "small")
+    zombie.drive_as(zombie.drivers().claim({}, after=0) or 0)
+    zombie.begin(spec(trials=5))
+    zombie.write_trial(trial_record())
+    newer.drive_as(newer.drivers().claim({}, after=1) or 0)
+    newer.begin(spec(trials=9))
+    ended = replace(trial_record(), state=TrialState.COMPLETE, values=[0.5])
+    for write in (lambda: zombie.write_trial(ended), lambda: zombie.begin(spec(trials=7))):
+        with pytest.raises(StorageError, match="another driver has taken it over"):
+            write()
+    assert newer.spec().trials == 9
+    assert newer.trials() == [trial_record()]
+    newer.write_trial(ended)
+
+
+@pytest.mark.promise(9)
+def test_a_fork_into_a_search_of_its_own_is_refused(tmp_path: Path) -> None:
+    old, other = Ledger(tmp_path / "small"), Ledger(tmp_path / "other")
+    old.begin(spec())
+    other.begin(spec(name="other"))
+    with pytest.raises(IncompatibleResume, match="other is there and was not forked from small"):
+        other.begin(spec(name="other"), forked_from=old)
+    fork = Ledger(tmp_path / "fork")
+    fork.begin(spec(name="fork"), forked_from=old)
+    fork.begin(spec(name="fork"), forked_from=old)  # the same command again
+
+
+@pytest.mark.promise(12)
+def test_a_deep_header_is_damaged_not_a_traceback(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.storage.write("search.json", b"[" * 200_000)
+    with pytest.raises(StorageError, match=r"search\.json: damaged"):
+        ledger.spec()

@@ -1,5 +1,6 @@
 """What every storage does: one suite, run on a folder and on an S3-compatible server."""
 
+import fcntl
 import os
 import pickle
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pgsearch.errors import StorageError, UsageError
+from pgsearch.results import local_storage
 from pgsearch.results.probe import probe
 from pgsearch.results.storage import Conflict, Storage, StoredFile, open_storage, stored_file
 from tests.conftest import Points
@@ -274,3 +276,38 @@ def test_a_bucket_that_is_not_there_is_named_at_once(s3: str) -> None:
 
 def test_a_stored_file_is_equal_by_its_place(tmp_path: Path) -> None:
     assert StoredFile(open_storage(tmp_path), "k") == StoredFile(open_storage(tmp_path), "k")
+
+
+@pytest.mark.promise(5)
+def test_a_lock_that_somebody_keeps_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a process does that was stopped between comparing and renaming."""
+    monkeypatch.setattr(local_storage, "SECONDS_FOR_LOCK", 0.2)
+    storage = open_storage(tmp_path)
+    tag = storage.write("k", b"one")
+    with (tmp_path / local_storage.LOCK_FILE).open("ab") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(StorageError, match=r"\.lock: another process has held this lock"):
+            storage.swap("k", b"two", tag)
+    assert storage.read("k") == (b"one", tag)
+    storage.swap("k", b"two", tag)
+
+
+@pytest.mark.promise(5)
+def test_a_link_that_was_made_though_the_answer_says_no_is_no_conflict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As NFS does when it asks a second time; no such server is at hand."""
+    link = os.link
+
+    def asked_twice(source: Path, target: Path) -> None:
+        link(source, target)
+        link(source, target)
+
+    monkeypatch.setattr(local_storage.os, "link", asked_twice)
+    storage = open_storage(tmp_path)
+    tag = storage.swap("k", b"ours", None)
+    assert storage.read("k") == (b"ours", tag)
+    with pytest.raises(Conflict):
+        storage.swap("k", b"another's", None)
