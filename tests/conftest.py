@@ -13,6 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.hostile import little_memory, payload
+
+__all__ = ["little_memory", "payload"]  # fixtures
+
 PROMISES = {
     1: "kill -9 at random moments loses and repeats nothing",
     2: "a kill at every system call of a commit leaves the old state or the new",

@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pgsearch.config.load import open_file, read_file
 from pgsearch.errors import StorageError
+from pgsearch.untrusted import open_file, read_file
 
 Array = npt.NDArray[Any]
 

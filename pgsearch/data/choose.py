@@ -9,7 +9,6 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from pgsearch.config.load import read_file, shown
 from pgsearch.data.dataset import SPLITS
 from pgsearch.data.long_tail import (
     long_tailed_selection,
@@ -23,6 +22,7 @@ from pgsearch.data.published import PublishedSplit
 from pgsearch.data.split import SplitTable, read_split
 from pgsearch.data.stratify import stratified_holdout
 from pgsearch.errors import InvalidData
+from pgsearch.untrusted import read_file, shown
 
 Indices = npt.NDArray[np.int64]
 

@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Iterable
 from typing import Any, Final
 
-from pgsearch.config.load import has_unseen, shown
+from pgsearch.untrusted import has_unseen, shown
 
 MAX_LENGTH: Final = 200
 MAX_CLASSES: Final = 100_000

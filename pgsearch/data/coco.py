@@ -14,10 +14,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from pgsearch.config.load import open_file, shown
 from pgsearch.data.class_names import class_name_problems
 from pgsearch.data.manifest_table import Problems
 from pgsearch.data.pool import LabelledImages, is_plain_name
+from pgsearch.untrusted import open_file, shown
 
 Entry = dict[str, Any]
 

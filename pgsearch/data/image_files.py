@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import numpy.typing as npt
 
-from pgsearch.config.load import read_file
+from pgsearch.untrusted import read_file
 
 if TYPE_CHECKING:
     from PIL import Image

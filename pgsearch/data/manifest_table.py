@@ -12,9 +12,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from pgsearch.config.load import has_unseen, one_line, shown
 from pgsearch.data.class_names import class_name_problems
 from pgsearch.errors import InvalidData
+from pgsearch.untrusted import has_unseen, one_line, shown
 
 IMAGE, SPLIT, LABELS = "image", "split", "labels"
 SPLIT_NAMES: Final = {

@@ -9,9 +9,9 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from pgsearch.config.load import read_file, shown
 from pgsearch.data.manifest_table import Problems
 from pgsearch.data.pool import LabelledImages, Progress, is_plain_name
+from pgsearch.untrusted import read_file, shown
 
 VOC_CLASSES: Final = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",

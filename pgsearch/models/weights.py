@@ -18,9 +18,9 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from pgsearch.config.load import one_line, open_file, shown, visible
 from pgsearch.errors import InvalidData
 from pgsearch.models.backbones import TORCHVISION_BACKBONES, Backbone
+from pgsearch.untrusted import one_line, open_file, shown, visible
 
 SAFETENSORS_SUFFIX: Final = ".safetensors"
 SUFFIXES: Final = (SAFETENSORS_SUFFIX, ".pth", ".pt", ".bin")

@@ -5,11 +5,9 @@ import os
 import pickle
 import struct
 import tarfile
-import time
-import unicodedata
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +21,11 @@ from pgsearch.models.weights import check_weights, load_weights, weights_fingerp
 from pgsearch.results import Ledger
 from pgsearch.training.checkpoint import Checkpoints
 from pgsearch.training.trained import load_trained
+from tests import hostile
 
 pytestmark = [pytest.mark.slow, pytest.mark.promise(12), pytest.mark.timeout(60)]
 
 BACKBONE = "digits_resnet"
-MAX_SECONDS = 2
 
 
 def state() -> dict[str, Tensor]:
@@ -39,40 +37,13 @@ KEY = next(key for key, tensor in state().items() if tensor.dim() == 4)
 
 def refused(read: Callable[[], object], error: type[Exception] = InvalidData) -> str:
     """The message of what is refused, once it is known to do no harm itself."""
-    begun = time.process_time()
-    with pytest.raises(error) as caught:
-        read()
-    assert time.process_time() - begun < MAX_SECONDS
-    (problem,) = getattr(caught.value, "problems", [str(caught.value)])
-    assert not [c for c in problem if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")]
-    assert len(problem) < 3_000
-    return str(problem)
+    (problem,) = hostile.refused(read, error)
+    return problem
 
 
 def load(path: str | Path) -> None:
     check_weights(BACKBONE, path)
     load_weights(build_backbone(BACKBONE), BACKBONE, path)
-
-
-class Payload:
-    """Writes a file when it is unpickled."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.system, (f"touch {self.mark}",)
-
-
-@pytest.fixture
-def payload(tmp_path: Path) -> Iterator[Payload]:
-    """What must not be unpickled; it works, and nothing in a test does."""
-    mark = tmp_path / "pwned"
-    pickle.loads(pickle.dumps(Payload(mark)))
-    assert mark.exists()
-    mark.unlink()
-    yield Payload(mark)
-    assert not mark.exists()
 
 
 def _saved(contents: object, **options: Any) -> bytes:
@@ -81,7 +52,7 @@ def _saved(contents: object, **options: Any) -> bytes:
     return file.getvalue()
 
 
-def _tar(payload: Payload) -> bytes:
+def _tar(payload: hostile.Payload) -> bytes:
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as archive:
         for name in ("sys_info", "pickle", "storages", "tensors"):
@@ -92,7 +63,7 @@ def _tar(payload: Payload) -> bytes:
     return file.getvalue()
 
 
-PICKLES: dict[str, Callable[[Payload], bytes]] = {
+PICKLES: dict[str, Callable[[hostile.Payload], bytes]] = {
     "a pickle": lambda payload: pickle.dumps(payload),
     "an old pickle": lambda payload: pickle.dumps(payload, protocol=0),
     "a file of torch": lambda payload: _saved({"model": payload}),
@@ -107,7 +78,7 @@ PICKLES: dict[str, Callable[[Payload], bytes]] = {
 @pytest.mark.parametrize("case", PICKLES)
 @pytest.mark.parametrize("suffix", [".pth", ".pt", ".bin", ".safetensors"])
 def test_nothing_in_weights_is_run(
-    tmp_path: Path, payload: Payload, case: str, suffix: str
+    tmp_path: Path, payload: hostile.Payload, case: str, suffix: str
 ) -> None:
     path = tmp_path / f"w{suffix}"
     path.write_bytes(PICKLES[case](payload))
@@ -117,14 +88,16 @@ def test_nothing_in_weights_is_run(
 
 
 @pytest.mark.parametrize("case", PICKLES)
-def test_nothing_in_a_checkpoint_is_run(tmp_path: Path, payload: Payload, case: str) -> None:
+def test_nothing_in_a_checkpoint_is_run(
+    tmp_path: Path, payload: hostile.Payload, case: str
+) -> None:
     path = tmp_path / "c.pt"
     path.write_bytes(PICKLES[case](payload))
     assert "checkpoint is damaged" in refused(Checkpoints(path).load, StorageError)
     assert "not a checkpoint" in refused(lambda: load_trained(path))
 
 
-def test_nothing_in_the_header_of_a_search_is_run(tmp_path: Path, payload: Payload) -> None:
+def test_nothing_in_the_header_of_a_search_is_run(tmp_path: Path, payload: hostile.Payload) -> None:
     (tmp_path / "search.json").write_bytes(pickle.dumps(payload))
     assert "search.json" in refused(Ledger(tmp_path).spec, StorageError)
 
