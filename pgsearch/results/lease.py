@@ -14,6 +14,8 @@ from pgsearch.results.storage import Storage, as_json
 SECONDS_BETWEEN_BEATS = 5.0
 SECONDS_UNTIL_DEAD = 30.0
 """A driver of another machine whose beat stands still for so long is gone."""
+LONGEST_SECONDS_BETWEEN_LOOKS = 5.0
+"""Of a trial at its driver's claim, however slow the storage."""
 
 
 class DriverLease:
@@ -140,9 +142,10 @@ class DriverWatch:
         if not self._stop and time.monotonic() >= self._due:
             start = time.monotonic()
             self._stop = self._look()
-            # At most one hundredth of the time is spent looking.
+            # About one hundredth of the time is spent looking, and well within a stop's grace.
             took = time.monotonic() - start
-            self._due = time.monotonic() + max(self._pause, 100 * took)
+            pause = min(max(self._pause, 100 * took), LONGEST_SECONDS_BETWEEN_LOOKS)
+            self._due = time.monotonic() + pause
         return self._stop
 
     def _look(self) -> bool:

@@ -207,9 +207,9 @@ def test_what_a_killed_fork_copied_is_not_known_to_a_search_that_forks_nothing(
 ) -> None:
     (fork,) = [operation for operation in COMMITS if operation.name == "begin, forks"]
     case = Case(warm, fork, tmp_path)
-    last_rename = [call for call in case.calls if call.name.startswith("rename")][-1]
+    commit = [call for call in case.calls if call.name.startswith("link")][-1]  # of the header
     case.begin_again()
-    case.run(f"{last_rename.name}:signal=SIGKILL:when={last_rename.count}")
+    case.run(f"{commit.name}:signal=SIGKILL:when={commit.count}")
     ledger = Ledger(case.folder)
     assert len(ledger.known().trials()) == 1
     ledger.begin(spec())

@@ -126,28 +126,40 @@ def assert_whole(search: Search, *, trials: int = 5, epochs: int = 4) -> None:
 
 
 def processes_of(driver: int, *, title: str = "") -> list[int]:
-    """Return the processes that a driver's Ray started, and only its own.
-
-    By the session: Ray's processes stay in that of the driver, or name it in their environment.
-    """
+    """Return the processes that a driver's Ray started: they stay in the driver's session."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            fields = (folder / "stat").read_text().rpartition(")")[2].split()
             words = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
         except OSError:
             continue
-        if int(fields[3]) == driver and int(folder.name) != driver and title in words:
-            found.append(int(folder.name))
+        pid = int(folder.name)
+        if pid != driver and title in words and _session_of(pid) == driver:
+            found.append(pid)
     return sorted(found)
 
 
-def kill(*pids: int) -> None:
+def _session_of(pid: int) -> int | None:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[3])
+    except OSError:
+        return None
+
+
+def kill(driver: subprocess.Popen[str], *pids: int) -> None:
+    """Kill processes of a driver's session; a number that has become another's is left alone."""
     for pid in pids:
         try:
-            os.kill(pid, signal.SIGKILL)
+            process = os.pidfd_open(pid)
         except ProcessLookupError:
             continue
+        try:
+            if _session_of(pid) == driver.pid:  # asked after the open, so it is of this process
+                signal.pidfd_send_signal(process, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+        finally:
+            os.close(process)
 
 
 def wait_until_gone(pids: list[int], seconds: float = 120) -> None:

@@ -95,5 +95,5 @@ def test_it_listens_on_loopback_and_asks_for_a_token(
                 assert said.startswith("refused"), said
                 assert "auth" in said.lower(), said
     finally:
-        kill(*children)
+        kill(process, *children)
         process.communicate()

@@ -270,6 +270,10 @@ def test_values_that_do_not_go_together_fail_their_trial_only(tmp_path: Path) ->
     failed = next(r for r in study.records.values() if r.state is TrialState.FAIL)
     assert "must not be above head_min" in str(failed.error)
     assert len(SearchStudy(search, Ledger(tmp_path)).records) == 12
+    study.retry(failed.number)  # its values still do not go together
+    assert study.records[12].state is TrialState.FAIL
+    assert study.next_trial() is None
+    assert not study.unfinished
 
 
 @pytest.mark.promise(4)

@@ -79,14 +79,14 @@ def test_kill_9_of_anything_at_random_moments(tmp_path: Path, points: Points) ->
             witness.look()
             children = processes_of(process.pid)
             if victim == "driver":
-                kill(process.pid)
+                process.kill()
             elif victim == "everything":
-                kill(process.pid, *children)
+                kill(process, process.pid, *children)
             else:
                 if "worker" in victim:
-                    kill(processes_of(process.pid, title=WORKER)[0])
+                    kill(process, processes_of(process.pid, title=WORKER)[0])
                 if "raylet" in victim:
-                    kill(*processes_of(process.pid, title=RAYLET))
+                    kill(process, *processes_of(process.pid, title=RAYLET))
             kills[victim] += 1
             witness.look()
             if victim != "worker":
@@ -117,7 +117,7 @@ def kill_after_a_while(process: subprocess.Popen[str], seconds: float) -> None:
     try:
         process.wait(seconds)
     except subprocess.TimeoutExpired:
-        kill(process.pid)
+        process.kill()
 
 
 @pytest.mark.promise(1)
@@ -125,7 +125,7 @@ def test_a_lost_worker_is_replaced_and_goes_on(tmp_path: Path) -> None:
     search = Search(tmp_path, spy=True, environment={"PGSEARCH_SPY_SECONDS": "0.05"})
     process = search.start()
     search.wait_for_epochs(2, process)
-    kill(processes_of(process.pid, title=WORKER)[0])
+    kill(process, processes_of(process.pid, title=WORKER)[0])
     code, said = ended(process)
     assert code == 0, said
     assert "its worker was lost" in said
@@ -150,13 +150,13 @@ def test_a_worker_lost_too_often_ends_its_trial_not_the_search_and_can_be_retrie
     steps = 0
     for _ in range(2):  # always in the first epoch: no progress
         search.wait_for_steps(steps + 1, process)
-        kill(search.steps()[-1][3])
+        kill(process, search.steps()[-1][3])
         steps = len(search.steps())
     # Then once in each of two epochs: progress resets the count.
     for epochs in (1, 2):
         search.wait_for_epochs(epochs, process)
         search.wait_for_steps(len(search.steps()) + 2, process)
-        kill(search.steps()[-1][3])
+        kill(process, search.steps()[-1][3])
     search.environment["PGSEARCH_SPY_SECONDS"] = "0"
     code, said = ended(process)
     with points.point():
@@ -292,7 +292,7 @@ def test_a_second_driver_is_refused_and_a_dead_one_replaced(tmp_path: Path, poin
         assert f"pid {process.pid}, since 20" in said
     with points.point():
         children = processes_of(process.pid)
-        kill(process.pid)
+        process.kill()
         ended(process, 30)
         assert any(map(lives, children))
         search.environment["PGSEARCH_SPY_SECONDS"] = "0"
@@ -353,9 +353,11 @@ def test_a_search_on_an_object_store_survives_hiccups_and_kills(
                 with points.point():
                     witness.look()
                     children = processes_of(process.pid)
-                    kill(process.pid, *children)
+                    kill(process, process.pid, *children)
                     ended(process, 30)
                     witness.look()
+            # So slow that no trial ends before it sees the stop.
+            search.environment["PGSEARCH_SPY_SECONDS"] = "0.4"
             process = search.start()
             search.wait_for_steps(len(search.steps()) + 3, process)
             with points.point():
@@ -375,6 +377,7 @@ def test_a_search_on_an_object_store_survives_hiccups_and_kills(
                 assert "Traceback" not in said
                 witness.look()
             with points.point():
+                search.environment["PGSEARCH_SPY_SECONDS"] = "0"
                 code, said = search.run()
                 assert code == 0, said
                 assert_whole(search, trials=3)
