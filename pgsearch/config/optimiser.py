@@ -14,7 +14,9 @@ Count: TypeAlias = Annotated[int, Field(ge=0)]
 
 
 class _SamplerConfig(Config):
-    seed: int = Field(0, ge=0, description="seed of the choices; the trials have their own")
+    seed: int = Field(
+        0, ge=0, lt=2**32, description="seed of the choices; the trials have their own"
+    )
 
 
 class TPEConfig(_SamplerConfig):

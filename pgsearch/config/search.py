@@ -53,9 +53,11 @@ class Objective(Config):
 class Resources(Config):
     """What one trial occupies."""
 
-    cpus: float = Field(1, gt=0)
-    gpus: float = Field(0, ge=0, description="may be a fraction: 0.25 packs four trials on a GPU")
-    memory_gb: float | None = Field(None, gt=0)
+    cpus: float = Field(1, gt=0, le=10_000)
+    gpus: float = Field(
+        0, ge=0, le=10_000, description="may be a fraction: 0.25 packs four trials on a GPU"
+    )
+    memory_gb: float | None = Field(None, gt=0, le=1_000_000)
 
 
 class SearchSpec(Configuration):

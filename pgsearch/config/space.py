@@ -99,6 +99,10 @@ Parameter: TypeAlias = Annotated[
 ]
 
 
+MAX_GRID_VALUES = 100_000
+"""Of one dimension; a search of its combinations has no more either."""
+
+
 @dataclass(frozen=True)
 class Dimension:
     """One dimension of the expanded space; it maps one-to-one to an Optuna distribution."""
@@ -126,7 +130,13 @@ class Dimension:
             raise ValueError(
                 "a grid needs choices or a step, a continuous range has no end of values"
             )
-        count = math.floor((parameter.high - parameter.low) / step + 1e-9) + 1
+        steps = (parameter.high - parameter.low) / step
+        if not steps < MAX_GRID_VALUES:  # not >=, which is false of a quotient of two infinities
+            raise ValueError(
+                f"a step of {step} from {parameter.low} to {parameter.high} gives more than "
+                f"{MAX_GRID_VALUES:,} values"
+            )
+        count = math.floor(steps + 1e-9) + 1
         # 0.1 + 2 * 0.1 is above 0.3, so round what the arithmetic adds.
         return tuple(min(parameter.high, round(parameter.low + i * step, 12)) for i in range(count))
 
@@ -144,7 +154,7 @@ class Dimension:
             return f"{value!r} is outside [{parameter.low}, {parameter.high}]"
         if parameter.step is not None:
             steps = (value - parameter.low) / parameter.step
-            if abs(steps - round(steps)) > 1e-8:
+            if not math.isfinite(steps) or abs(steps - round(steps)) > 1e-8:
                 return (
                     f"{value!r} is not low + k * step (low {parameter.low}, step {parameter.step})"
                 )

@@ -115,8 +115,10 @@ class SearchStudy:
     def retry(self, failed: int) -> None:
         """Record a new trial that repeats a failed one: its values and its seed."""
         old = self._records[failed]
-        self._begin(len(self._records), old.variant, old.params, old.seed, retry_of=failed)
-        self._unfinished.append(len(self._records) - 1)
+        number = len(self._records)
+        trial = self._begin(number, old.variant, old.params, old.seed, retry_of=failed)
+        if trial is not None:  # else its values still do not go together
+            self._unfinished.append(number)
 
     def _spec_of(self, record: TrialRecord) -> TrialSpec:
         return self.spec.trial(record.number, record.params, record.variant, seed=record.seed)

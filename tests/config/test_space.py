@@ -94,6 +94,16 @@ def test_a_value_between_the_steps() -> None:
     assert dimension.grid_values() == (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0)
 
 
+def test_a_grid_of_too_fine_steps_is_refused_at_once() -> None:
+    integers = {"type": "int", "low": 0, "high": 10**15}
+    floats = {"type": "float", "low": -1e308, "high": 1e308, "step": 5e-324}
+    for parameter in (integers, floats):
+        (dimension,) = spec(space={"loss.lambda1_neg": {**parameter, "tied": True}}).dimensions()
+        with pytest.raises(ValueError, match=r"gives more than 100,000 values"):
+            dimension.grid_values()
+    assert "k * step" in str(dimension.problem(1.0))
+
+
 TREES = st.recursive(
     st.integers(0, 9),
     lambda children: st.dictionaries(st.sampled_from("abcd"), children, max_size=2),
