@@ -4,8 +4,9 @@ import errno
 import os
 import stat
 import unicodedata
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 MAX_LINE: Final = 2_000
 """Characters of a message."""
@@ -28,7 +29,7 @@ def read_file(path: str | Path, *, max_bytes: int) -> bytes:
     return data
 
 
-def open_file(path: str | Path) -> BinaryIO:
+def open_file(path: str | Path) -> BufferedReader:
     """Open a regular file. Raises OSError for a pipe, which may have no writer, or a device."""
 
     def open_without_waiting(name: str, flags: int) -> int:

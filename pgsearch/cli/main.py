@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from pgsearch.cli import data, predict, read, run, spec, storage
 from pgsearch.errors import EXIT_INTERNAL, EXIT_INTERRUPTED, PgsearchError
+from pgsearch.untrusted import visible
 
 TYPER_INTERRUPTED = 130
 
@@ -53,7 +54,7 @@ def _run() -> None:
         app()
     except PgsearchError as error:
         console = Console(stderr=True, soft_wrap=True)
-        console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
+        console.print(f"[bold red]error:[/] {escape(_visible(error))}", highlight=False)
         sys.exit(error.exit_code)
     except SystemExit as end:
         if end.code != TYPER_INTERRUPTED:
@@ -67,9 +68,14 @@ def _run() -> None:
         sys.exit(EXIT_INTERNAL)
 
 
+def _visible(message: Warning | BaseException | str) -> str:
+    """Return a message's lines as a terminal shows them: names in it may be anybody's."""
+    return "\n".join(map(visible, str(message).split("\n")))
+
+
 def _show_warning(message: Warning | str, *_: Any) -> None:
     """Show what a user should know as one line, without the place in our code."""
     if not isinstance(message, DeprecationWarning | FutureWarning):
         Console(stderr=True, soft_wrap=True).print(
-            f"[bold yellow]warning:[/] {escape(str(message))}", highlight=False
+            f"[bold yellow]warning:[/] {escape(_visible(message))}", highlight=False
         )

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from pgsearch.errors import InvalidData
+from pgsearch.untrusted import open_file
 
 WORD_DIM: Final = 300
 
@@ -115,7 +116,7 @@ def _chain(first: bytes, rest: Iterable[bytes]) -> Iterator[bytes]:
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[BufferedReader]:
     try:
-        with path.open("rb") as stream:
+        with open_file(path) as stream:
             yield stream
     except FileNotFoundError as error:
         raise InvalidData(

@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 from pgsearch.errors import StorageError
 from pgsearch.results.storage import Conflict, Entry, Stored, Tag
+from pgsearch.untrusted import open_file
 
 LOCK_FILE = ".lock"
 SECONDS_FOR_LOCK = 60.0
@@ -49,7 +50,7 @@ class LocalStorage:
         """Return a file and its version, both of the same moment."""
         path = self.folder / key
         try:
-            with path.open("rb") as file:
+            with open_file(path) as file:
                 return Stored(file.read(), _tag(os.fstat(file.fileno())))
         except FileNotFoundError:
             return None

@@ -16,6 +16,7 @@ from torch import nn
 
 from pgsearch.config import TrialSpec
 from pgsearch.data.augment import normalise_batch
+from pgsearch.data.class_names import class_name_problems
 from pgsearch.errors import InvalidData, StorageError, UsageError
 from pgsearch.models.build import build_model_to_load, model_statistics
 from pgsearch.training.checkpoint import Checkpoints
@@ -93,6 +94,8 @@ def load_trained(path: Path) -> TrainedClassifier:
         trial = TrialSpec.model_validate(state["trial"])
         record: dict[str, Any] = state["record"]
         class_names, groups = tuple(record["class_names"]), record["class_groups"]
+        if problems := class_name_problems(("its record", name) for name in class_names):
+            raise ValueError(problems[0])  # noqa: TRY301  as of any other part that is not ours
         weights, epoch = dict(state["model"]), int(state["epoch"])
         data_fingerprint = str(record["data_fingerprint"])
     # StorageError: its remedy, to begin the trial again, is for a search that goes on.

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import os
 
 import numpy as np
 import pytest
@@ -168,6 +169,9 @@ def test_absent_and_unreadable_files_are_named_with_the_fix(tmp_path, read):
         read(tmp_path / "absent.txt")
     with pytest.raises(InvalidData, match=r"cannot be read: Is a directory"):
         read(tmp_path)
+    os.mkfifo(tmp_path / "pipe.txt")  # nobody writes into it
+    with pytest.raises(InvalidData, match=r"pipe\.txt cannot be read: it is not a regular file"):
+        read(tmp_path / "pipe.txt")
 
 
 def test_an_empty_file_is_named(tmp_path):

@@ -41,6 +41,12 @@ def test_what_is_written_is_read(storage: Storage) -> None:
     assert stored.data == b""
 
 
+def test_a_pipe_in_the_place_of_a_file_is_named_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "search.json")
+    with pytest.raises(StorageError, match=r"search\.json: cannot be read .*not a regular file"):
+        open_storage(tmp_path).read("search.json")
+
+
 def test_swap_creates_only_what_is_not_there(storage: Storage) -> None:
     tag = storage.swap("k", b"one", None)
     with pytest.raises(Conflict):

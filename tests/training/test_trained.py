@@ -92,6 +92,10 @@ def test_a_missing_or_foreign_file_is_named(tmp_path: Path) -> None:
         "list": [1, 2],
         "nothing": None,
         "no_head": {**state, "model": {k: v for k, v in state["model"].items() if "head" not in k}},
+        "other_names": {
+            **state,
+            "record": {**state["record"], "class_names": ["\x1b[2Ja", *"bcdefghij"]},
+        },
         "other_trial": {**state, "trial": {**state["trial"], "loss": {"name": "unknown"}}},
     }
     for name, value in others.items():
