@@ -79,7 +79,9 @@ def configurations(
     frames = [final_epochs(ledger).assign(search=ledger.name) for ledger in ledgers]
     # The same configuration and seed twice is one replicate, not two that agree.
     complete = [
-        frame[frame["state"] == "COMPLETE"].drop_duplicates(["configuration_id", "seed"])
+        frame[(frame["state"] == "COMPLETE") & frame["epoch"].notna()].drop_duplicates(
+            ["configuration_id", "seed"]
+        )
         for frame in frames
     ]
     together = pd.concat([frame.dropna(axis="columns", how="all") for frame in complete])

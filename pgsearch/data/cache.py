@@ -30,6 +30,8 @@ Array = npt.NDArray[Any]
 
 CONTENTS_FILE = "arrays.json"
 MAX_CONTENTS_BYTES = 1_000_000
+SECONDS_FOR_A_BLOCK = 3600
+"""In which a living builder writes something."""
 
 
 @dataclass(frozen=True)
@@ -98,16 +100,23 @@ def cached_arrays(
 def unused_entries(cache_dir: Path, *, days: float) -> list[tuple[Path, int]]:
     """Return the entries that nothing opened for a while, with their bytes on disk.
 
-    What killed builders left counts from when it was written.
+    An entry that is not whole counts from when its files were last written, and for an hour at
+    least: it may be one that is being built.
     """
     unused = []
     for entry in sorted(cache_dir.glob("*")) if cache_dir.is_dir() else []:
         if not entry.is_dir():
             continue
+        files = [file.stat() for file in entry.rglob("*") if file.is_file()]
         contents = entry / CONTENTS_FILE
-        last_use = (contents if contents.exists() else entry).stat().st_mtime
-        if time.time() - last_use > days * 86400:
-            unused.append((entry, sum(f.stat().st_size for f in entry.rglob("*") if f.is_file())))
+        is_whole = contents.exists() and not entry.name.startswith(".")
+        if is_whole:
+            last_use, seconds = contents.stat().st_mtime, days * 86400
+        else:
+            last_use = max((file.st_mtime for file in files), default=entry.stat().st_mtime)
+            seconds = max(days * 86400, SECONDS_FOR_A_BLOCK)
+        if time.time() - last_use > seconds:
+            unused.append((entry, sum(file.st_size for file in files)))
     return unused
 
 

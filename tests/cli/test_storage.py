@@ -121,6 +121,31 @@ def test_gc_frees_cache_entries_that_were_not_used(
     assert [p.name for p in (tmp_path / "cache").glob("[!.]*")] == ["used"]
 
 
+@pytest.mark.promise(11)
+def test_gc_leaves_what_may_be_being_built(
+    pgsearch: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGSEARCH_CACHE", str(tmp_path / "cache"))
+    for age in (600, 7200):
+        entry = tmp_path / "cache" / f".key.{age}.partial"
+        entry.mkdir(parents=True)
+        (entry / "images.npy").write_bytes(b"half")
+        os.utime(entry / "images.npy", (time.time() - age,) * 2)
+        os.utime(entry, (time.time() - 10 * 86400,) * 2)  # as its first file was made
+    pgsearch("gc", "--cache", 0, "--free", "--results", tmp_path / "nothing")
+    assert [p.name for p in (tmp_path / "cache").glob("*")] == [".key.600.partial"]
+
+
+@pytest.mark.promise(7)
+def test_a_table_of_lost_epochs_says_so(pgsearch: Run, results: Path) -> None:
+    for damaged in (results / "second" / "epochs").iterdir():
+        damaged.write_bytes(damaged.read_bytes()[:-100])
+    table = pgsearch("table", "second", "--results", results)
+    assert table.code == 2
+    assert "no complete trial in second" in table.err
+    assert "Traceback" not in table.err
+
+
 def test_doctor_tells_what_a_storage_does(pgsearch: Run, tmp_path: Path) -> None:
     told = pgsearch("doctor", "--storage", tmp_path / "results")
     assert told.code == 0, told.out
