@@ -154,9 +154,9 @@ def predict(
 def _split(
     trained: "TrainedClassifier", manifest: Path | None, root: Path | None, name: str
 ) -> "dataset.Split":
+    from pgsearch.cache_dir import default_cache_dir
     from pgsearch.cli.progress import data_progress
     from pgsearch.data.build import build_dataset
-    from pgsearch.data.cache import default_cache_dir
     from pgsearch.data.manifest import load_manifest_split
     from pgsearch.errors import InvalidData
 

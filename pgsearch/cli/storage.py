@@ -99,7 +99,8 @@ def gc(
                     item.file.delete()
         rows += [(str(item.file), item.num_bytes, item.reason) for item in garbage]
     if cache_days is not None:
-        from pgsearch.data.cache import default_cache_dir, remove_entry, unused_entries
+        from pgsearch.cache_dir import default_cache_dir
+        from pgsearch.data.cache import remove_entry, unused_entries
 
         for entry, num_bytes in unused_entries(default_cache_dir(), days=cache_days):
             rows.append((str(entry), num_bytes, f"not used for {cache_days:g} days"))

@@ -3,7 +3,6 @@
 `pgsearch.data.augment` is not imported here: it needs torch, the rest does not.
 """
 
-from pgsearch.data.cache import default_cache_dir
 from pgsearch.data.dataset import MultiLabelDataset, Split
 from pgsearch.data.digits import load_digits_scenes
 from pgsearch.data.long_tail import pareto_profile
@@ -16,7 +15,6 @@ __all__ = [
     "MultiLabelDataset",
     "Split",
     "UniformSampler",
-    "default_cache_dir",
     "load_digits_scenes",
     "load_manifest",
     "pareto_profile",

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from pgsearch.cache_dir import default_cache_dir
 from pgsearch.config.dataset import DataConfig, DigitsConfig, ManifestConfig
-from pgsearch.data.cache import default_cache_dir
 from pgsearch.data.dataset import MultiLabelDataset
 from pgsearch.data.digits import load_digits_scenes
 from pgsearch.data.manifest import load_manifest

@@ -46,15 +46,6 @@ class ArrayPlan:
         return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
 
 
-def default_cache_dir() -> Path:
-    """`$PGSEARCH_CACHE`, else `$XDG_CACHE_HOME/pgsearch`, else `~/.cache/pgsearch`."""
-    own = os.environ.get("PGSEARCH_CACHE")
-    if own:
-        return Path(own).expanduser()
-    shared = os.environ.get("XDG_CACHE_HOME")
-    return (Path(shared) if shared else Path.home() / ".cache") / "pgsearch"
-
-
 def cached_arrays(
     cache_dir: Path,
     key: str,

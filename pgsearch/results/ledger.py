@@ -306,11 +306,15 @@ class Ledger:
 
     def files(self, table: str) -> list[StoredFile]:
         """Return the Parquet files of `trials` or `epochs`."""
-        return [
-            StoredFile(self.storage, entry.key)
+        return [StoredFile(self.storage, key) for key in self.versions(table)]
+
+    def versions(self, table: str) -> dict[str, Tag]:
+        """Return the versions of the Parquet files of `trials` or `epochs`, by key."""
+        return {
+            entry.key: entry.tag
             for entry in self.storage.entries(f"{table}/")
             if entry.key.endswith(".parquet")
-        ]
+        }
 
     def file(self, table: str, number: int) -> StoredFile:
         """Return the file of a trial in `trials` or `epochs`."""

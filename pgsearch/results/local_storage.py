@@ -121,7 +121,7 @@ class LocalStorage:
                     status = path.stat()
                     modified = datetime.fromtimestamp(status.st_mtime, UTC)
                     if stat.S_ISREG(status.st_mode):
-                        yield Entry(key, status.st_size, modified)
+                        yield Entry(key, status.st_size, modified, _tag(status))
         except OSError as error:
             raise StorageError(
                 f"{error.filename or folder}: cannot be read ({error.strerror})"

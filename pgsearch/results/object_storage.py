@@ -166,7 +166,7 @@ class ObjectStorage:
 
         def everything() -> list[Entry]:
             return [
-                Entry(item["path"], item["size"], item["last_modified"])
+                Entry(item["path"], item["size"], item["last_modified"], _etag(item))
                 for page in obstore.list(self._store, folder or None)
                 for item in page
                 if item["path"].startswith(prefix)

@@ -3,15 +3,20 @@
 import difflib
 import warnings
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
 
 from pgsearch.errors import UsageError
+from pgsearch.progress import reading
 from pgsearch.results.ledger import Ledger
-from pgsearch.results.rows import DamagedFile, read_table
+from pgsearch.results.rows import DamagedFile, parse_table
 from pgsearch.results.schema import epoch_schema, trial_schema
-from pgsearch.results.storage import StoredFile, open_storage
+from pgsearch.results.snapshot import WORTHWHILE, Snapshot
+from pgsearch.results.storage import StoredFile, Tag, open_storage
+
+FETCHED_AT_ONCE = 16
 
 
 class DamagedFileWarning(UserWarning):
@@ -39,26 +44,68 @@ def searches(results: str | Path) -> list[str]:
     return sorted(parts[0] for parts in keys if parts[1:] == ["search.json"])
 
 
-def read_epochs(ledger: Ledger) -> pa.Table:
-    """Return all recorded epochs, by trial and epoch; a damaged file is left out with a warning."""
-    return _read(
-        ledger.files("epochs"), epoch_schema(), [("number", "ascending"), ("epoch", "ascending")]
-    )
+def read_epochs(ledger: Ledger, columns: Sequence[str] | None = None) -> pa.Table:
+    """Return all recorded epochs, by trial and epoch; a damaged file is left out with a warning.
+
+    Args:
+        ledger: of the search.
+        columns: those to read, which is quicker for few; None is all.
+    """
+    return _read(ledger, "epochs", epoch_schema(), ("number", "epoch"), columns)
 
 
-def read_trials(ledger: Ledger) -> pa.Table:
-    """Return one row per trial, by number; a damaged file is left out with a warning."""
-    return _read(ledger.files("trials"), trial_schema(), [("number", "ascending")])
+def read_trials(ledger: Ledger, columns: Sequence[str] | None = None) -> pa.Table:
+    """Return one row per trial, by number; a damaged file is left out with a warning.
+
+    Args:
+        ledger: of the search.
+        columns: those to read, which is quicker for few; None is all.
+    """
+    return _read(ledger, "trials", trial_schema(), ("number",), columns)
 
 
-def _read(files: Sequence[StoredFile], schema: pa.Schema, order: list[tuple[str, str]]) -> pa.Table:
-    tables = [schema.empty_table()]
-    for file in files:
-        try:
-            found = read_table(file)
-        except DamagedFile as error:
-            warnings.warn(f"left out: {error}", DamagedFileWarning, stacklevel=3)
-        else:
-            tables += [found[0]] if found else []
+def _read(
+    ledger: Ledger,
+    name: str,
+    schema: pa.Schema,
+    order: Sequence[str],
+    columns: Sequence[str] | None,
+) -> pa.Table:
+    wanted = None if columns is None else list(dict.fromkeys([*columns, *order]))
+    versions = ledger.versions(name)
+    snapshot = Snapshot(f"{ledger.url}/{name}")
+    tables, known = snapshot.find(versions, wanted)
+    new = [key for key in versions if key not in known]
+    read = _read_files([StoredFile(ledger.storage, key) for key in new])
+    if len(new) >= WORTHWHILE:
+        snapshot.keep(
+            versions,
+            {key: table for key, (table, tag) in read.items() if tag == versions[key]},
+        )
     # An older file lacks the columns that came later: they read as null.
-    return pa.concat_tables(tables, promote_options="default").sort_by(order)
+    tables = [schema.empty_table(), *tables, *(table for table, _ in read.values())]
+    if wanted is not None:
+        tables = [t.select([c for c in wanted if c in t.schema.names]) for t in tables]
+    table = pa.concat_tables(tables, promote_options="default")
+    table = table.sort_by([(column, "ascending") for column in order])
+    return table if columns is None else table.select(list(columns))
+
+
+def _read_files(files: Sequence[StoredFile]) -> dict[str, tuple[pa.Table, Tag]]:
+    """Return files that are sound with their versions, by key."""
+    tables = {}
+    told = reading.get() or (lambda _done, _total: None)
+    with ThreadPoolExecutor(FETCHED_AT_ONCE) as pool:
+        for start in range(0, len(files), FETCHED_AT_ONCE):
+            some = files[start : start + FETCHED_AT_ONCE]
+            # Of an object store each takes a round trip; reading what was fetched is no work for
+            # threads, which would get into each other's way.
+            for file, stored in zip(some, pool.map(StoredFile.read, some), strict=True):
+                if stored is None:
+                    continue
+                try:
+                    tables[file.key] = (parse_table(file, stored.data), stored.tag)
+                except DamagedFile as error:
+                    warnings.warn(f"left out: {error}", DamagedFileWarning, stacklevel=4)
+            told(min(start + FETCHED_AT_ONCE, len(files)), len(files))
+    return tables

@@ -28,15 +28,18 @@ def read_table(file: StoredFile) -> tuple[pa.Table, Tag] | None:
         StorageError: a newer pgsearch wrote it.
     """
     stored = file.read()
-    if stored is None:
-        return None
-    is_whole = parquet_is_whole(stored.data)
+    return None if stored is None else (parse_table(file, stored.data), stored.tag)
+
+
+def parse_table(file: StoredFile, data: bytes) -> pa.Table:
+    """Return what was read of a Parquet file of the ledger as a table; raises as `read_table`."""
+    is_whole = parquet_is_whole(data)
     if is_whole is False:
         raise DamagedFile(file, "its checksum is wrong")
     try:
         # Small files: threads would cost more than they gain, and outlive a short command.
         table = pq.ParquetFile(
-            pa.BufferReader(stored.data),
+            pa.BufferReader(data),
             page_checksum_verification=is_whole is None,
             pre_buffer=False,
         ).read(use_threads=False)
@@ -49,7 +52,7 @@ def read_table(file: StoredFile) -> tuple[pa.Table, Tag] | None:
     require_known_version(file, int(version), metadata.get(b"pgsearch.version", b"").decode())
     if int(version) >= FIRST_WITH_CHECKSUM and is_whole is None:
         raise DamagedFile(file, "its checksum is gone")
-    return table, stored.tag
+    return table
 
 
 def require_known_version(file: object, version: int, writer: str | None) -> None:
@@ -79,7 +82,11 @@ def as_parquet(table: pa.Table) -> bytes:
     pq.write_table(
         table.replace_schema_metadata(metadata),
         buffer,
-        compression="zstd",
+        # Of some rows in 160 columns: statistics and dictionaries would double the size and, with a
+        # slower compression, treble the time to write and to read.
+        compression="snappy",
+        use_dictionary=False,
+        write_statistics=False,
         write_page_checksum=True,
     )
     return seal_parquet(buffer.getvalue().to_pybytes())

@@ -33,6 +33,7 @@ class Entry(NamedTuple):
     key: str
     num_bytes: int
     modified_utc: datetime
+    tag: Tag
 
 
 class Conflict(Exception):

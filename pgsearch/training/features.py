@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pgsearch.cache_dir import default_cache_dir
 from pgsearch.config import Configuration
 from pgsearch.config.model import ModelConfig
 from pgsearch.data.augment import normalise_batch
-from pgsearch.data.cache import ArrayPlan, cached_arrays, default_cache_dir
+from pgsearch.data.cache import ArrayPlan, cached_arrays
 from pgsearch.data.dataset import SPLITS, MultiLabelDataset
 from pgsearch.errors import InvalidData
 from pgsearch.models.backbones import Backbone

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pgsearch.data import cache, default_cache_dir
+from pgsearch.data import cache
 from pgsearch.data.cache import ArrayPlan, cached_arrays
 from pgsearch.errors import StorageError
 
@@ -276,14 +276,3 @@ def test_a_cache_folder_that_cannot_be_made_is_a_storage_error(tmp_path: Path) -
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageError, match=r"file/cache: cannot write 84 bytes .* Not a directory"):
         cached_arrays(tmp_path / "file" / "cache", "key", plan=PLAN, build=Builder())
-
-
-def test_default_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/ada")
-    monkeypatch.delenv("PGSEARCH_CACHE", raising=False)
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert default_cache_dir() == Path("/home/ada/.cache/pgsearch")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/var/cache/ada")
-    assert default_cache_dir() == Path("/var/cache/ada/pgsearch")
-    monkeypatch.setenv("PGSEARCH_CACHE", "~/scratch")
-    assert default_cache_dir() == Path("/home/ada/scratch")

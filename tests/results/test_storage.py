@@ -115,6 +115,7 @@ def test_entries_are_listed_by_the_beginning_of_their_key(storage: Storage) -> N
     }  # fmt: skip
     assert list(storage.entries("none/")) == []
     (entry,) = storage.entries("b/")
+    assert entry.tag == storage.tag(entry.key)
     assert entry.num_bytes == 2
     assert abs(entry.modified_utc.timestamp() - time.time()) < 60
     storage.delete("b/1")

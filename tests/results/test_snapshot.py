@@ -1,0 +1,135 @@
+"""What is kept of a ledger on this machine: always as if it had been read again."""
+
+import random
+import shutil
+import warnings
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from pgsearch.progress import reading
+from pgsearch.results import Ledger, read, read_epochs, read_trials, snapshot
+from pgsearch.results.rows import as_parquet, as_table, epoch_row
+from pgsearch.results.schema import epoch_schema
+from tests.records import epoch_record, trial
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PGSEARCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(read, "WORTHWHILE", 3)
+    monkeypatch.setattr(snapshot, "MAX_SEGMENTS", 3)
+    return tmp_path / "cache"
+
+
+def write(ledger: Ledger, number: int, epochs: int, value: float = 0.5) -> None:
+    rows = [epoch_row(epoch_record(e, value), trial(number), 1) for e in range(1, epochs + 1)]
+    ledger.file("epochs", number).write(as_parquet(as_table(rows, epoch_schema())))
+
+
+def plain(folder: Path) -> list[dict[str, object]]:
+    """Read the folder file by file, without the package."""
+    rows = [row for file in folder.glob("*.parquet") for row in pq.read_table(file).to_pylist()]
+    return sorted(rows, key=lambda row: (row["number"], row["epoch"]))
+
+
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Note every file of the ledger that is parsed."""
+    keys: list[str] = []
+    parse = read.parse_table
+
+    def noted(file: object, data: bytes) -> object:
+        keys.append(str(file).rpartition("/")[2])
+        return parse(file, data)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(read, "parse_table", noted)
+    return keys
+
+
+def test_only_what_is_new_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = Ledger(tmp_path / "search")
+    for number in range(5):
+        write(ledger, number, 2)
+    keys = opened(monkeypatch)
+    first = read_epochs(ledger)
+    assert len(keys) == 5
+    keys.clear()
+    assert read_epochs(ledger).equals(first)
+    assert keys == []
+    write(ledger, 3, 4)
+    write(ledger, 7, 1)
+    assert read_epochs(ledger).to_pylist() == plain(tmp_path / "search/epochs")
+    assert sorted(keys) == ["00003.parquet", "00007.parquet"]
+
+
+def test_any_history_reads_as_if_there_were_no_cache(tmp_path: Path, cache: Path) -> None:
+    """Files written, replaced and removed; segments merged, damaged and removed."""
+    chance = random.Random(3)
+    ledger = Ledger(tmp_path / "search")
+    columns = ["number", "epoch", "map.validation.total", "class.ap.validation"]
+    for _ in range(25):
+        for _ in range(chance.randrange(1, 6)):
+            number = chance.randrange(8)
+            if chance.random() < 0.2:
+                ledger.file("epochs", number).delete()
+            else:
+                write(ledger, number, chance.randrange(1, 4), chance.random())
+        segments = sorted(cache.rglob("*.parquet"))
+        assert len(segments) <= 4
+        if segments and chance.random() < 0.2:
+            victim = chance.choice(segments)
+            if chance.random() < 0.5:
+                victim.unlink()
+            else:
+                victim.write_bytes(victim.read_bytes()[: chance.randrange(200)])
+        expected = plain(tmp_path / "search/epochs")
+        assert read_epochs(ledger, columns).to_pylist() == [
+            {name: row[name] for name in columns} for row in expected
+        ]
+        assert read_epochs(ledger).to_pylist() == expected
+
+
+def test_another_search_of_the_same_place_is_another(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "search")
+    for number in range(4):
+        write(ledger, number, 2, 0.1)
+    read_epochs(ledger)
+    shutil.rmtree(tmp_path / "search")
+    for number in range(4):
+        write(ledger, number, 2, 0.2)
+    assert read_epochs(ledger).to_pylist() == plain(tmp_path / "search/epochs")
+
+
+def test_a_file_that_is_damaged_now_is_left_out_now(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "search")
+    for number in range(4):
+        write(ledger, number, 2)
+    read_epochs(ledger)
+    damaged = tmp_path / "search/epochs/00002.parquet"
+    damaged.write_bytes(damaged.read_bytes()[:-50])
+    for _ in range(2):  # it is not kept either
+        with pytest.warns(read.DamagedFileWarning, match=r"00002\.parquet"):
+            assert set(read_epochs(ledger)["number"].to_pylist()) == {0, 1, 3}
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path, cache: Path) -> None:
+    cache.write_text("a file where the folder should be")
+    ledger = Ledger(tmp_path / "search")
+    for number in range(4):
+        write(ledger, number, 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_epochs(ledger).num_rows == 8
+        assert read_trials(ledger).num_rows == 0
+
+
+def test_reading_tells_how_far_it_is(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "search")
+    for number in range(20):
+        write(ledger, number, 1)
+    told: list[tuple[int, int]] = []
+    token = reading.set(lambda done, total: told.append((done, total)))
+    read_epochs(ledger)
+    reading.reset(token)
+    assert told == [(16, 20), (20, 20)]
