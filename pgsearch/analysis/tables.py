@@ -1,27 +1,21 @@
-"""Tables from the ledger: the leaderboard of a search, and configurations over their seeds."""
+"""Frames of the ledger: the leaderboard of a search, and configurations over their seeds."""
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 
+from pgsearch.analysis.columns import Condition, short_name
+from pgsearch.analysis.ranking import complete_trials, ranked_configurations
+from pgsearch.analysis.replicates import Replicates, WhichEpoch, replicates, trial_rows
 from pgsearch.class_groups import GROUPS
 from pgsearch.config import SearchSpec
-from pgsearch.errors import UsageError
-from pgsearch.results import Ledger, read_epochs, read_trials
+from pgsearch.results import Ledger
 
-PARTS = ("total", *GROUPS)
-
-# Equal values of these make two trials comparable; their names say what a reader would object to.
-COMPARABLE_COLUMNS = {
-    "data_fingerprint": "data sets",
-    "training.epochs": "numbers of epochs",
-    "iterations": "numbers of iterations",
-    "data.head_min": "thresholds of head classes",
-    "data.tail_below": "thresholds of tail classes",
-}
+PARTS: Final = ("total", *GROUPS)
+_ORDER_OF_STATES: Final = {"COMPLETE": 0, "PRUNED": 1, "RUNNING": 2, "FAIL": 3}
 
 
 def final_epochs(ledger: Ledger) -> pd.DataFrame:
@@ -30,11 +24,7 @@ def final_epochs(ledger: Ledger) -> pd.DataFrame:
     Columns of the epoch that the trial's row has too are taken from the trial. A trial without an
     epoch has no metrics.
     """
-    trials: pd.DataFrame = read_trials(ledger).to_pandas()
-    epochs: pd.DataFrame = read_epochs(ledger).to_pandas()
-    newest = epochs.groupby("number", as_index=False).tail(1)
-    new_columns = ["number", *(c for c in newest.columns if c not in trials.columns)]
-    return trials.merge(newest[new_columns], on="number", how="left")
+    return trial_rows(ledger)
 
 
 def leaderboard(ledger: Ledger) -> pd.DataFrame:
@@ -44,123 +34,141 @@ def leaderboard(ledger: Ledger) -> pd.DataFrame:
     params, error.
     """
     objective = ledger.spec().objective[0]
-    frame = final_epochs(ledger)
-    frame["value"] = [np.nan if v is None else v[0] for v in frame["values"]]
-    frame["params"] = [json.loads(params) for params in frame["params"]]
-    order = {"COMPLETE": 0, "PRUNED": 1, "RUNNING": 2, "FAIL": 3}
-    frame["_state"] = frame["state"].map(order)
-    shown = frame["value"].fillna(frame[objective.column])
-    frame["_value"] = -shown if objective.direction == "maximize" else shown
-    frame = frame.sort_values(["_state", "_value", "number"], kind="stable")
     maps = [f"map.{split}.{part}" for split in ("validation", "test") for part in PARTS]
     columns = ["number", "state", "seed", "variant", "configuration_id", "epoch", "value"]
     columns += [*maps, "params", "error"]
+    frame = trial_rows(ledger, [*(c for c in columns if c != "value"), "values"])
+    frame["value"] = [np.nan if v is None else v[0] for v in frame["values"]]
+    frame["params"] = [json.loads(params) for params in frame["params"]]
+    frame["_state"] = frame["state"].map(_ORDER_OF_STATES)
+    shown = frame["value"].fillna(frame[objective.column])
+    frame["_value"] = -shown if objective.direction == "maximize" else shown
+    frame = frame.sort_values(["_state", "_value", "number"], kind="stable")
     return frame[columns].reset_index(drop=True)
 
 
 def configurations(
-    ledgers: Sequence[Ledger], *, split: str = "test", allow_mixed: bool = False
+    ledgers: Sequence[Ledger],
+    *,
+    split: str = "test",
+    which_epoch: WhichEpoch = "last",
+    conditions: Sequence[Condition] = (),
+    allow_mixed: bool = False,
 ) -> pd.DataFrame:
     """Complete trials grouped by configuration over seeds: mean and sample standard deviation.
 
     Args:
         ledgers: the searches.
-        split: test or validation.
-        allow_mixed: put trials of different data sets, epochs or iterations in one table.
+        split: test or validation, which the mAP are of.
+        which_epoch: last; or best, the epoch of each trial with the best first objective.
+        conditions: that all trials must fulfil.
+        allow_mixed: put trials of different data sets, budgets or image sizes in one table.
 
     Returns:
-        One row per configuration, in the order of its first trial; by search: search, variant,
-        label, selected_on (the split that a search optimised), n, trials, and for each part
-        `PART.mean` and `PART.std` (missing for n = 1), in [0, 1].
+        What `by_configuration` does, with the mAP of all classes and of each group by part.
 
     Raises:
         UsageError: the trials are not comparable, or none is complete.
     """
-    frames = [final_epochs(ledger).assign(search=ledger.name) for ledger in ledgers]
-    # The same configuration and seed twice is one replicate, not two that agree.
-    complete = [
-        frame[(frame["state"] == "COMPLETE") & frame["epoch"].notna()].drop_duplicates(
-            ["configuration_id", "seed"]
+    metrics = {part: f"map.{split}.{part}" for part in PARTS}
+    found = replicates(
+        ledgers,
+        metrics.values(),
+        which_epoch=which_epoch,
+        conditions=conditions,
+        allow_mixed=allow_mixed,
+    )
+    return by_configuration(found, metrics)
+
+
+def by_configuration(found: Replicates, metrics: Mapping[str, str]) -> pd.DataFrame:
+    """Group complete trials by configuration over seeds.
+
+    Args:
+        found: the trials.
+        metrics: columns to average, by the names that they get.
+
+    Returns:
+        One row per configuration, in the order of its first trial; by search: search, variant,
+        label, selected_on (the split that a search optimised), n, seeds (how many the spec asks
+        for), trials (their numbers), and for each metric `NAME.mean`, `NAME.std` (missing for one
+        value) and `NAME.n` (trials that have it), as in the ledger. A configuration of a grid
+        without a complete trial has n = 0.
+    """
+    frame = found.frame.assign(label=labels(found.frame, found.specs))
+    groups = frame.groupby(["search", "configuration_id"], sort=False)
+    rows = groups[["variant", "label", "selected_on", "params"]].first()
+    rows["n"] = groups.size()
+    rows["trials"] = groups["number"].agg(list)
+    for name, column in metrics.items():
+        values = frame[column].astype(float)
+        stats = values.groupby([frame["search"], frame["configuration_id"]], sort=False)
+        rows[f"{name}.mean"], rows[f"{name}.std"] = stats.mean(), stats.std(ddof=1)
+        rows[f"{name}.n"] = stats.count()
+    rows = _with_untrained(rows.reset_index(), found)
+    rows.insert(0, "seeds", [len(found.specs[search].seeds) for search in rows["search"]])
+    first = ["search", "variant", "label", "selected_on", "n", "seeds", "trials"]
+    counts = {f"{name}.n": rows[f"{name}.n"].fillna(0).astype(int) for name in metrics}
+    measured = [f"{name}.{number}" for name in metrics for number in ("mean", "std", "n")]
+    return rows.assign(**counts)[[*first, *measured]]
+
+
+def _with_untrained(rows: pd.DataFrame, found: Replicates) -> pd.DataFrame:
+    """Add the configurations of grids without a complete trial, after those of their search."""
+    if found.is_filtered:
+        return rows
+    parts = []
+    for search, spec in found.specs.items():
+        known = rows[rows["search"] == search]
+        have = set(zip(map(_or_none, known["variant"]), known["params"], strict=True))
+        untrained = [
+            {"search": search, "variant": v, "label": label(v, short_params(p)) or spec.name}
+            for v, p in (spec.grid() if spec.method == "grid" else [])
+            if (v, json.dumps(p, sort_keys=True)) not in have
+        ]
+        parts.append(known)
+        if untrained:
+            parts.append(pd.DataFrame([{**row, "n": 0, "trials": []} for row in untrained]))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _or_none(text: object) -> object:
+    return text if isinstance(text, str) else None
+
+
+def labels(frame: pd.DataFrame, specs: Mapping[str, SearchSpec]) -> list[str]:
+    """Name the configuration of each trial by its variant and its parameters."""
+    texts = {params: short_params(json.loads(params)) for params in frame["params"].unique()}
+    return [
+        label(variant, texts[params]) or specs[search].name
+        for search, variant, params in zip(
+            frame["search"], frame["variant"], frame["params"], strict=True
         )
-        for frame in frames
     ]
-    together = pd.concat([frame.dropna(axis="columns", how="all") for frame in complete])
-    if together.empty:
-        names = ", ".join(ledger.name for ledger in ledgers)
-        raise UsageError(f"no complete trial in {names} yet; see pgsearch status")
-    if not allow_mixed:
-        _require_comparable(together)
-    rows = []
-    for ledger, frame in zip(ledgers, complete, strict=True):
-        spec = ledger.spec()
-        labels = _labels(spec, frame)
-        splits = ", ".join(dict.fromkeys(o.split for o in spec.objective))
-        for configuration, replicates in frame.groupby("configuration_id", sort=False):
-            row: dict[str, Any] = {
-                "search": ledger.name,
-                "variant": replicates["variant"].iloc[0],
-                "label": labels[str(configuration)],
-                "selected_on": splits if spec.method == "search" else None,
-                "n": len(replicates),
-                "trials": replicates["number"].tolist(),
-            }
-            for part in PARTS:
-                values = replicates[f"map.{split}.{part}"].astype(float)
-                row[f"{part}.mean"], row[f"{part}.std"] = values.mean(), values.std(ddof=1)
-            rows.append(row)
-    return pd.DataFrame(rows)
+
+
+def label(variant: object, params: str) -> str:
+    """Name a configuration by its variant, where it has one, and its parameters."""
+    return " ".join(text for text in (variant, params) if isinstance(text, str) and text)
 
 
 def best_configuration(ledger: Ledger) -> pd.DataFrame:
-    """Complete trials of the best configuration by its mean first objective over its seeds.
+    """Complete trials of the best configuration, as `ranked_configurations` judges it.
 
-    Only configurations with all their seeds count, if there is one. Empty before the first.
+    Rows of the leaderboard; empty before the first complete trial.
     """
-    spec = ledger.spec()
+    complete = complete_trials(ledger)
+    best = ranked_configurations(complete, ledger.spec())["configuration_id"].head(1)
+    numbers = complete.loc[complete["configuration_id"].isin(best), "number"]
     frame = leaderboard(ledger)
-    complete = frame[frame["state"] == "COMPLETE"].drop_duplicates(["configuration_id", "seed"])
-    by_configuration = complete.groupby("configuration_id")["value"].agg(["mean", "size"])
-    whole = by_configuration[by_configuration["size"] == len(spec.seeds)]
-    means = (by_configuration if whole.empty else whole)["mean"]
-    if means.empty:
-        return complete
-    best = means.idxmax() if spec.objective[0].direction == "maximize" else means.idxmin()
-    return complete[complete["configuration_id"] == best]
-
-
-def _require_comparable(frame: pd.DataFrame) -> None:
-    for column, meaning in COMPARABLE_COLUMNS.items():
-        by_value = frame.groupby(column)["search"].unique()
-        if len(by_value) > 1:
-            found = "; ".join(f"{value}: {', '.join(names)}" for value, names in by_value.items())
-            raise UsageError(
-                f"these trials have different {meaning} ({found}), so their mAP do not compare; "
-                "name searches of one kind, or pass --allow-mixed"
-            )
-
-
-def _labels(spec: SearchSpec, frame: pd.DataFrame) -> dict[str, str]:
-    """Name each configuration by its variant and by the parameters in which it differs."""
-    params = {
-        str(row.configuration_id): (row.variant, json.loads(str(row.params)))
-        for row in frame.itertuples()
-    }
-    labels = {}
-    for configuration, (variant, values) in params.items():
-        named = [variant] if isinstance(variant, str) else []
-        label = " ".join([*named, short_params(values)] if values else named)
-        labels[configuration] = label.strip() or spec.name
-    return labels
+    return frame[frame["number"].isin(numbers)]
 
 
 def short_params(params: Mapping[str, Any]) -> str:
     """Return parameters in the paper's signs, such as `λ1-.tail=2.4 focusing.head=fixed`."""
-    signs = {"lambda1_neg": "λ1-", "lambda2_neg": "λ2-", "lambda1_pos": "λ1+", "lambda2_pos": "λ2+"}
-    parts = []
-    for name, value in params.items():
-        short = name.removeprefix("loss.")
-        for plain, sign in signs.items():
-            short = short.replace(plain, sign)
-        short = short.replace("lambda0", "λ0").replace("gamma", "γ").replace("_mode", "mode")
-        parts.append(f"{short}={value:.3g}" if isinstance(value, float) else f"{short}={value}")
-    return " ".join(parts)
+    return " ".join(
+        f"{short_name(name)}={value:.3g}"
+        if isinstance(value, float)
+        else f"{short_name(name)}={value}"
+        for name, value in params.items()
+    )

@@ -1,34 +1,19 @@
-"""Commands that read results: `status`, `table`, `best`. They import neither torch nor Ray."""
+"""Commands that read results: `status`, `best`. They import neither torch nor Ray."""
 
 import json
 import math
 from collections import Counter
 from collections.abc import Mapping
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pgsearch.cli.options import DEFAULT_RESULTS, Json, Results, Search, Searches
+from pgsearch.cli.options import DEFAULT_RESULTS, Json, Results, Search
 
 if TYPE_CHECKING:
     from pgsearch.config import SearchSpec
-
-
-class Split(StrEnum):
-    """Splits that have a mAP."""
-
-    test = "test"
-    validation = "validation"
-
-
-class Format(StrEnum):
-    """How a table is printed."""
-
-    terminal = "terminal"
-    markdown = "markdown"
-    csv = "csv"
+    from pgsearch.results import Ledger
 
 
 def status(search: Search, results: Results = DEFAULT_RESULTS, as_json: Json = False) -> None:
@@ -72,44 +57,6 @@ def status(search: Search, results: Results = DEFAULT_RESULTS, as_json: Json = F
         typer.echo(f"unfinished: trial {row['number']}, epoch {epoch} of {spec.training.epochs}")
     for row in frame[frame["state"] == "FAIL"].to_dict("records"):
         typer.echo(f"failed: trial {row['number']}: {str(row['error']).splitlines()[-1]}")
-
-
-def table(
-    searches: Searches,
-    results: Results = DEFAULT_RESULTS,
-    split: Annotated[Split, typer.Option(help="Split that the mAP is of.")] = Split.test,
-    board: Annotated[
-        bool, typer.Option("--leaderboard", help="One row per trial, with both splits.")
-    ] = False,
-    top: Annotated[int, typer.Option(min=1, help="Rows of the leaderboard.")] = 20,
-    style: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.terminal,
-    allow_mixed: Annotated[
-        bool, typer.Option("--allow-mixed", help="Mix data sets, epochs and iterations.")
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """Print mean ± std of mAP over seeds, per configuration, or the leaderboard of a search.
-
-    The numbers are of the last epoch. A group without a class to score is shown as missing.
-    """
-    from pgsearch.analysis.tables import configurations, leaderboard
-    from pgsearch.cli import render
-    from pgsearch.results import find_search
-
-    ledgers = [find_search(name, results) for name in searches]
-    if board:
-        for ledger in ledgers:
-            frame = leaderboard(ledger).head(top)
-            if as_json:
-                typer.echo(json.dumps([_plain(row) for row in frame.to_dict("records")]))
-            else:
-                render.leaderboard(frame, ledger.spec(), style.value)
-        return
-    frame = configurations(ledgers, split=split.value, allow_mixed=allow_mixed)
-    if as_json:
-        typer.echo(json.dumps([_plain(row) for row in frame.to_dict("records")]))
-    else:
-        render.configurations(frame, split.value, style.value)
 
 
 def best(
@@ -159,7 +106,7 @@ def best(
                 typer.echo(f"best epoch: {file}")
         return
     text = f"# The best configuration of {spec.name}: trial {row['number']}, {score}.\n"
-    text += _spec_with_fresh_seeds(spec, row, seeds)
+    text += _spec_with_fresh_seeds(ledger, spec, row, seeds)
     if output is None:
         typer.echo(text.rstrip())
     else:
@@ -167,22 +114,23 @@ def best(
         output.write_text(text, encoding="utf-8")
 
 
-def _spec_with_fresh_seeds(spec: "SearchSpec", row: Mapping[Any, Any], num_seeds: int) -> str:
+def _spec_with_fresh_seeds(
+    ledger: "Ledger", spec: "SearchSpec", row: Mapping[Any, Any], num_seeds: int
+) -> str:
     """Return, as YAML, a grid of one configuration: a trial's, with seeds the search had not."""
     import yaml
 
+    from pgsearch.search.retrain import fresh_seeds, retraining
+
     variant = row["variant"] if isinstance(row["variant"], str) else None
     trial = spec.trial(int(row["number"]), row["params"], variant)
-    first = max(spec.seeds) + 1
-    content = {
-        "name": f"{spec.name}_best",
-        "purpose": f"The best configuration of {spec.name}, with fresh seeds",
-        "method": "grid",
-        "seeds": list(range(first, first + num_seeds)),
-        "variants": {variant or f"{spec.name} trial {row['number']}": {}},
-        **trial.configuration,
-        **spec.model_dump(mode="json", include={"objective", "resources", "max_concurrent"}),
-    }
+    content = retraining(
+        spec,
+        {variant or f"{spec.name} trial {row['number']}": trial.configuration},
+        name=f"{spec.name}_best",
+        purpose=f"The best configuration of {spec.name}, with fresh seeds",
+        seeds=fresh_seeds(ledger, num_seeds),
+    )
     return yaml.safe_dump(content, sort_keys=False, default_flow_style=None, allow_unicode=True)
 
 

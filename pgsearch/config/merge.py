@@ -32,3 +32,22 @@ def at_path(path: str, value: Any) -> dict[str, Any]:
     """Return the nested mapping that holds only `value`, at the dotted `path`."""
     head, _, rest = path.partition(".")
     return {head: at_path(rest, value) if rest else value}
+
+
+def difference(base: Mapping[str, Any], changed: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the change that `merge` lays over `base` to make `changed`, and nothing more.
+
+    For two resolved configurations: `changed` has every key that `base` has, except in a section of
+    another kind.
+    """
+    if base.get("name") != changed.get("name"):
+        return dict(changed)
+    result: dict[str, Any] = {}
+    for key, new in changed.items():
+        old = base.get(key)
+        if isinstance(new, Mapping) and isinstance(old, Mapping):
+            if inner := difference(old, new):
+                result[key] = inner
+        elif key not in base or new != old:
+            result[key] = new
+    return result

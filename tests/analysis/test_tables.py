@@ -67,7 +67,10 @@ def test_what_does_not_compare_is_refused(tmp_path: Path) -> None:
     study.complete(0)
     with pytest.raises(UsageError, match=r"different numbers of epochs \(4.*: a; 5.*: c\)"):
         configurations([first, ledger])
-    assert len(configurations([first, ledger], allow_mixed=True)) == 3
+    mixed = configurations([first, ledger], allow_mixed=True)
+    assert list(zip(mixed["search"], mixed["label"], mixed["n"], strict=True)) == [
+        ("a", "BCE", 1), ("a", "PG", 1), ("c", "BCE", 1), ("c", "PG", 0),
+    ]  # fmt: skip
 
 
 def test_nothing_complete_is_said(tmp_path: Path) -> None:
@@ -138,3 +141,49 @@ def test_selection_on_test_is_said(tmp_path: Path) -> None:
     on_test = spec(trials=1, objective={"split": "test"})
     frame = configurations([finished(tmp_path / "small", on_test, {"PG": (0.5,)})])
     assert frame["selected_on"].tolist() == ["test"]
+
+
+def test_a_grid_shows_what_is_not_trained_yet(tmp_path: Path) -> None:
+    search = grid(seeds=[1, 2])
+    ledger = Ledger(tmp_path / "small")
+    ledger.begin(search)
+    study = SearchStudy(search, ledger)
+    trial = study.next_trial()
+    assert trial is not None
+    EpochWriter(ledger, trial, 1).append(epoch_record(4, 0.5, last=True))
+    study.complete(trial.number)
+    frame = configurations([ledger])
+    assert frame["label"].tolist() == ["BCE", "PG"]
+    assert frame["n"].tolist() == [1, 0]
+    assert frame["seeds"].tolist() == [2, 2]
+    assert frame["trials"].tolist() == [[0], []]
+    assert math.isnan(frame["total.mean"].iloc[1])
+
+
+def test_image_sizes_and_ways_to_select_that_differ_do_not_compare(tmp_path: Path) -> None:
+    first = finished(tmp_path / "a", grid(name="a"), SCORES)
+    data = {"name": "digits", "image_size": 64}
+    second = finished(tmp_path / "b", grid(name="b", data=data), SCORES)
+    with pytest.raises(UsageError, match=r"image sizes \(48.*: a; 64.*: b\).*--allow-mixed"):
+        configurations([first, second])
+    on_test = finished(
+        tmp_path / "c", spec(name="c", trials=1, objective={"split": "test"}), {"PG": (0.5,)}
+    )
+    on_validation = finished(tmp_path / "d", spec(name="d", trials=1), {"PG": (0.5,)})
+    configurations([first, on_test])  # a grid selects nothing
+    with pytest.raises(UsageError, match=r"splits that a search optimised \(test: c; valida"):
+        configurations([on_test, on_validation])
+
+
+def test_a_search_that_is_named_twice_is_refused(tmp_path: Path) -> None:
+    ledger = finished(tmp_path / "a", grid(name="a"), SCORES)
+    with pytest.raises(UsageError, match="a is named 2 times"):
+        configurations([ledger, Ledger(tmp_path / "a")])
+
+
+def test_searches_of_one_name_are_told_apart_by_their_places(tmp_path: Path) -> None:
+    places = [tmp_path / here / "a" for here in ("one", "two")]
+    ledgers = [finished(place, grid(name="a"), SCORES) for place in places]
+    frame = configurations(ledgers)
+    assert frame["search"].unique().tolist() == [str(place) for place in places]
+    assert frame["n"].tolist() == [1, 1, 1, 1]

@@ -182,7 +182,7 @@ def test_table(results: Path) -> None:
     markdown = pgsearch("table", "small", "--format", "markdown", "--results", str(results)).stdout
     assert "| small | PG | 3 | **63.00 ± 3.00** |" in markdown
     csv = pgsearch("table", "small", "--format", "csv", "--results", str(results)).stdout
-    assert csv.splitlines()[0].startswith("search,configuration,n,mAP total")
+    assert csv.splitlines()[0].startswith('"search","configuration","n","mAP total"')
 
 
 def test_status_and_leaderboard(results: Path) -> None:
