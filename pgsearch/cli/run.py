@@ -10,7 +10,7 @@ from pgsearch.cli.options import DEFAULT_RESULTS, Overrides, Results, Search, Sp
 if TYPE_CHECKING:
     from pgsearch.config import SearchSpec, TrialSpec
     from pgsearch.results import Ledger
-    from pgsearch.search.run import RunOptions
+    from pgsearch.search.run import Outcome, RunOptions
 
 Address: TypeAlias = Annotated[
     str | None, typer.Option(help="Ray cluster; default RAY_ADDRESS, or this machine.")
@@ -100,8 +100,19 @@ def retry(
 
 
 def _run(search: "SearchSpec", results: str, options: "RunOptions", *, quiet: bool) -> None:
-    from pgsearch.cli.progress import SearchProgress, data_progress
     from pgsearch.results import Ledger
+
+    outcome = run_and_show(search, results, options, quiet=quiet)
+    if search.save_scores and not outcome.interrupted:
+        _say_whose_scores_are_missing(Ledger(outcome.url))
+    raise typer.Exit(outcome.exit_code)
+
+
+def run_and_show(
+    search: "SearchSpec", results: str, options: "RunOptions", *, quiet: bool
+) -> "Outcome":
+    """Run a search, or go on with it, and show how it goes and how it ended."""
+    from pgsearch.cli.progress import SearchProgress, data_progress
     from pgsearch.search.run import run_search
 
     with (
@@ -118,9 +129,7 @@ def _run(search: "SearchSpec", results: str, options: "RunOptions", *, quiet: bo
             feature_progress=computed,
         )
     progress.summary(outcome, results)
-    if search.save_scores and not outcome.interrupted:
-        _say_whose_scores_are_missing(Ledger(outcome.url))
-    raise typer.Exit(outcome.exit_code)
+    return outcome
 
 
 def _say_whose_scores_are_missing(ledger: "Ledger") -> None:

@@ -1,6 +1,6 @@
 """The losses that a spec can name, with their settings per class group."""
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias, get_args
 
 from pydantic import Field
 
@@ -161,3 +161,8 @@ LossConfig: TypeAlias = Annotated[
     | PGLossConfig,
     Field(discriminator="name"),
 ]
+
+LOSS_NAMES: Final[tuple[str, ...]] = tuple(
+    get_args(loss.model_fields["name"].annotation)[0] for loss in get_args(get_args(LossConfig)[0])
+)
+"""What `loss.name` may be."""
