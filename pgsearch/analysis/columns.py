@@ -47,6 +47,8 @@ def column_kinds() -> dict[str, Kind]:
 
 def short_name(setting: str) -> str:
     """Return the path of a setting in the paper's signs, such as `λ1-.tail` or `λ1-mode.tail`."""
+    if setting == "loss.name":
+        return "loss"
     short = setting.removeprefix("loss.")
     for part, sign in FACTOR_SIGNS.items():
         short = short.replace(part, sign)

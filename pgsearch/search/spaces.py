@@ -1,32 +1,12 @@
-"""From a space to Optuna: distributions, and one suggestion of all active dimensions."""
+"""From a space to Optuna: one suggestion of all active dimensions."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
 
 from pgsearch.config import Dimension
 from pgsearch.config.space import CategoricalParameter, FloatParameter
-
-
-def distribution(dimension: Dimension) -> BaseDistribution:
-    """Return the Optuna distribution that a dimension stands for, one to one."""
-    parameter = dimension.parameter
-    if isinstance(parameter, CategoricalParameter):
-        return CategoricalDistribution(parameter.choices)
-    if isinstance(parameter, FloatParameter):
-        return FloatDistribution(
-            parameter.low, parameter.high, log=parameter.log, step=parameter.step
-        )
-    return IntDistribution(
-        parameter.low, parameter.high, log=parameter.log, step=parameter.step or 1
-    )
 
 
 def suggest(

@@ -16,17 +16,18 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import TrialState as OptunaState
-from optuna.trial import create_trial
 from pydantic import ValidationError
 
 from pgsearch.config import Dimension, SearchSpec, TrialSpec, flatten
 from pgsearch.config import optimiser as config
 from pgsearch.config.trial import trial_uid
+from pgsearch.distributions import distribution
 from pgsearch.errors import StorageError
 from pgsearch.provenance import utc_now
 from pgsearch.results import Ledger, TrialRecord, TrialState
 from pgsearch.results.garbage import worth_keeping
-from pgsearch.search.spaces import canonical, distribution, suggest
+from pgsearch.search.frozen import frozen_trial
+from pgsearch.search.spaces import canonical, suggest
 
 _UNSAVED_ATTRIBUTES = {"fixed_params"}
 
@@ -316,23 +317,12 @@ class SearchStudy:
         self, record: TrialRecord, rows: list[dict[str, Any]], dimensions: Iterable[Dimension]
     ) -> None:
         """Put a trial into Optuna's study as it stands."""
-        column = self.spec.objective[0].column
-        by_epoch = {row["epoch"]: row[column] for row in rows if row[column] is not None}
-        if len(self.spec.objective) > 1:
-            by_epoch = {}
-        values = record.values
-        if record.state is TrialState.PRUNED and by_epoch:
-            values = [by_epoch[max(by_epoch)]]  # what Optuna gives a pruned trial
         self._study.add_trial(
-            create_trial(
-                state=OptunaState[record.state.value],
-                values=values,
-                params=record.params,
-                distributions={
-                    d.name: distribution(d) for d in dimensions if d.name in record.params
-                },
-                intermediate_values=by_epoch,
-                system_attrs=record.optuna_state,
+            frozen_trial(
+                record,
+                rows,
+                distributions={d.name: distribution(d) for d in dimensions},
+                objectives=self.spec.objective,
             )
         )
 
