@@ -12,7 +12,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "pgsearch needs Python 3.11 or newer; name one: make PYTHON=python3.12 …"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,timm]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,timm,mlflow]'
 	@touch $@
 
 # The main job on the embedded data set: search, then the best found against the baselines,

@@ -14,4 +14,3 @@ def test_default_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     assert default_cache_dir() == Path("/var/cache/ada/pgsearch")
     monkeypatch.setenv("PGSEARCH_CACHE", "~/scratch")
     assert default_cache_dir() == Path("/home/ada/scratch")
-

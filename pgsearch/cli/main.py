@@ -8,8 +8,24 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from pgsearch.cli import data, predict, read, run, spec, storage
+from pgsearch.cli import (
+    compare,
+    confirm,
+    data,
+    export,
+    importance,
+    plot,
+    predict,
+    read,
+    run,
+    spec,
+    storage,
+    table,
+    web,
+)
+from pgsearch.cli.reading import ReadingProgress
 from pgsearch.errors import EXIT_INTERNAL, EXIT_INTERRUPTED, PgsearchError
+from pgsearch.progress import reading
 from pgsearch.untrusted import visible
 
 TYPER_INTERRUPTED = 130
@@ -24,20 +40,52 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("run")(run.run)
-app.command("retry")(run.retry)
-app.command("train")(run.train)
-app.command("check")(spec.check)
-app.command("plan")(spec.plan)
-app.command("schema")(spec.schema)
-app.command("evaluate")(predict.evaluate)
-app.command("predict")(predict.predict)
-app.command("status")(read.status)
-app.command("table")(read.table)
-app.command("best")(read.best)
-app.command("verify")(storage.verify)
-app.command("gc")(storage.gc)
-app.command("doctor")(storage.doctor)
+# In the order in which they are needed; each explains itself at length in its own help.
+app.command("run", short_help="Run a search, or go on with it after any interruption.")(run.run)
+app.command("retry", short_help="Run failed trials again, as new trials that name the old.")(
+    run.retry
+)
+app.command("confirm", short_help="Train the best of a search again, with fresh seeds.")(
+    confirm.confirm
+)
+app.command("train", short_help="Train one configuration in this process, without Ray.")(run.train)
+app.command("check", short_help="Say all that is wrong with specs, before anything runs.")(
+    spec.check
+)
+app.command("plan", short_help="Show what a search would do, and at what cost.")(spec.plan)
+app.command("schema", short_help="Describe specs, for editors, or the columns of results.")(
+    spec.schema
+)
+app.command("status", short_help="Show how a search stands.")(read.status)
+app.command("table", short_help="Print mean ± std over seeds, beside the paper's numbers.")(
+    table.table
+)
+app.command("best", short_help="Show the best configuration, or a spec that trains it again.")(
+    read.best
+)
+app.command("compare", short_help="Compare configurations or methods, paired by seed.")(
+    compare.compare
+)
+app.command("importance", short_help="Show which parameters mattered, and what each did.")(
+    importance.importance
+)
+app.command("plot", short_help="Draw figures at paper size, with their numbers as CSV.")(plot.plot)
+app.command("report", short_help="Write a report as one HTML file that needs no network.")(
+    web.report
+)
+app.command("serve", short_help="Serve pages that follow the searches while they run.")(web.serve)
+app.command("export", short_help="Write a search for Optuna, MLflow, TensorBoard or as CSV.")(
+    export.export
+)
+app.command("evaluate", short_help="Score a trained classifier on a data set.")(predict.evaluate)
+app.command("predict", short_help="Print the probability of every class for images.")(
+    predict.predict
+)
+app.command("verify", short_help="Read every file with its checksum; repair.")(storage.verify)
+app.command("gc", short_help="Show what nothing needs any more, and free it.")(storage.gc)
+app.command("doctor", short_help="Try whether a storage does what results need of it.")(
+    storage.doctor
+)
 app.add_typer(data.app, name="data")
 
 
@@ -46,6 +94,7 @@ def main() -> None:
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning  # type: ignore[assignment]
         warnings.filterwarnings("always", message="left out: ")  # each damaged file is named
+        reading.set(ReadingProgress())
         _run()
 
 
