@@ -257,7 +257,11 @@ def test_latex_holds_no_command_of_anybody_else(table: Table) -> None:
     assert plain.count("$") % 2 == 0
 
 
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+@pytest.mark.skipif(
+    shutil.which("kpsewhich") is None
+    or subprocess.run(["kpsewhich", "booktabs.sty"], capture_output=True).returncode != 0,
+    reason="pdflatex with booktabs is not installed",
+)
 def test_latex_compiles_with_booktabs_alone(tmp_path: Path) -> None:
     every_letter = "".join(map(chr, [*range(0x20, 0x17F), *range(0x391, 0x3CA), 0x2020, 0x2070]))
     hostile = [*HOSTILE, *(every_letter[i : i + 40] for i in range(0, len(every_letter), 40))]
