@@ -95,16 +95,24 @@ def test_probability_curves(ablation: Ledger) -> None:
                 for group in GROUPS:
                     values[group, sign, row["epoch"]].append(row[f"p_{sign}.{group}"])
         for key, numbers in values.items():
-            expected[variant, *key] = (2, statistics.mean(numbers), statistics.stdev(numbers))
+            expected[variant, *key] = (
+                2, statistics.mean(numbers), statistics.stdev(numbers), min(numbers), max(numbers),
+            )  # fmt: skip
     numbers = figure(ablation, "probability_curves").numbers
     found = {
-        (r["configuration"], r["group"], r["sign"], r["epoch"]): (r["n"], r["mean"], r["std"])
+        (r["configuration"], r["group"], r["sign"], r["epoch"]): (
+            r["n"],
+            r["mean"],
+            r["std"],
+            r["low"],
+            r["high"],
+        )
         for r in numbers.to_dict("records")
     }
     assert len(found) == len(numbers) == len(VARIANTS) * 3 * 2 * 3
     assert found.keys() == expected.keys()
-    for key, triple in expected.items():
-        assert found[key] == pytest.approx(triple)
+    for key, values in expected.items():
+        assert found[key] == pytest.approx(values)
 
 
 def test_adaptive_factors_only_of_groups_that_adapt(ablation: Ledger) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import pandas as pd
@@ -62,9 +62,9 @@ def _probabilities(one: Shown) -> pd.DataFrame:
 
 
 def _over_seeds(long: pd.DataFrame, keys: list[str], value: str, one: Shown) -> pd.DataFrame:
-    """Mean and sample standard deviation of the replicates; what none has is left out."""
+    """Mean, sample standard deviation and range of the replicates; what none has is left out."""
     grouped = long.dropna(subset=[value]).groupby(keys, sort=False)[value]
-    frame = grouped.agg(n="size", mean="mean", std="std").reset_index()
+    frame = grouped.agg(n="size", mean="mean", std="std", low="min", high="max").reset_index()
     frame.insert(0, "configuration", one.label)
     frame.insert(0, "search", one.records.name)
     return frame
@@ -91,6 +91,7 @@ def _draw_groups_by_configuration(numbers: pd.DataFrame, labels: Sequence[str]) 
     groups = [group for group in GROUPS if group in set(numbers["group"])]
     names = [style.literal(label) for label in labels]
     drawing = style.new_drawing(style.DOUBLE_COLUMN, 3.5, legend=names)
+    band: Literal["std"] | None = "std" if len(labels) <= MAX_WITH_BANDS else None
     panels = drawing.subplots(2, len(groups), sharex=True, sharey=True, squeeze=False)
     for row, (sign, sign_name) in zip(panels, SIGNS.items(), strict=True):
         row[0].set_ylabel(sign_name)
@@ -101,8 +102,7 @@ def _draw_groups_by_configuration(numbers: pd.DataFrame, labels: Sequence[str]) 
                     & (numbers["group"] == group)
                     & (numbers["configuration"] == label)
                 ]
-                with_band = len(labels) <= MAX_WITH_BANDS
-                _line_with_band(axes, part, band=with_band, **style.line_style(place))
+                _line_with_band(axes, part, band=band, **style.line_style(place))
             _probability_axes(axes)
     for axes, group in zip(panels[0], groups, strict=True):
         axes.set_title(group)
@@ -112,20 +112,20 @@ def _draw_groups_by_configuration(numbers: pd.DataFrame, labels: Sequence[str]) 
     return drawing
 
 
-def _line_with_band(axes: Axes, part: pd.DataFrame, *, band: bool = True, **look: Any) -> None:
-    """Draw a mean over the epochs; one epoch alone is a point."""
+def _line_with_band(
+    axes: Axes, part: pd.DataFrame, *, band: Literal["std", "range"] | None = "std", **look: Any
+) -> None:
+    """Draw a mean over the epochs; one epoch alone is a point.
+
+    On a logarithmic axis the range is the band, since the mean less the deviation may be negative.
+    """
     epochs, mean = part["epoch"].to_numpy(), part["mean"].to_numpy()
     axes.plot(epochs, mean, marker="o" if len(epochs) == 1 else None, **look)
-    if band and part["std"].notna().any():
-        std = part["std"].fillna(0).to_numpy()
-        axes.fill_between(
-            epochs,
-            mean - std,
-            mean + std,
-            color=look["color"],
-            alpha=style.BAND_OPACITY,
-            linewidth=0,
-        )
+    if band is None or part["n"].max() < 2:
+        return
+    std = part["std"].fillna(0).to_numpy()
+    low, high = (mean - std, mean + std) if band == "std" else (part["low"], part["high"])
+    axes.fill_between(epochs, low, high, color=look["color"], alpha=style.BAND_OPACITY, linewidth=0)
 
 
 def _probability_axes(axes: Axes) -> None:
@@ -149,7 +149,7 @@ def adaptive_factors(searches: Sequence[Records]) -> Figure | NotDrawn:
     if len(frames) > MAX_ADAPTIVE:
         left_out += f" The first {MAX_ADAPTIVE} of {len(frames)} with an adaptive factor."
     has_bands = min(len(frames), MAX_ADAPTIVE) <= MAX_ADAPTIVE_WITH_BANDS
-    band = " ± sample standard deviation" if has_bands else ""
+    band = " (band: the range over them)" if has_bands else ""
     of_one = f", in {frames[0][0].label}" if len(frames) == 1 else ""
     caption = (
         "Effective factor of an epoch's batches, mean over the classes of a group, for each group "
@@ -207,12 +207,13 @@ def _draw_factors(numbers: pd.DataFrame) -> Drawing:
     )
     panels = drawing.subplots(down, across, sharex=True, squeeze=False)
     style.label_below(panels, len(factors), "epoch")
+    band: Literal["range"] | None = "range" if len(labels) <= MAX_ADAPTIVE_WITH_BANDS else None
     for axes, factor in zip(panels.flat, factors, strict=False):
         of_factor = numbers[numbers["factor"] == factor]
         for (label, group), part in of_factor.groupby(["configuration", "group"], sort=False):
             dashes = style.LINE_STYLES[labels.index(label)]
             of_group = {**style.group_style(str(group)), "linestyle": dashes}
-            _line_with_band(axes, part, band=len(labels) <= MAX_ADAPTIVE_WITH_BANDS, **of_group)
+            _line_with_band(axes, part, band=band, **of_group)
         axes.set_title(style.factor_name(f"loss.{factor}"))
         axes.set_yscale("log")
         style.ratio_ticks(axes.yaxis, of_factor["mean"].min(), of_factor["mean"].max())

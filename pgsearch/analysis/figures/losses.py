@@ -205,7 +205,7 @@ def gradient_curves(searches: Sequence[Records]) -> Figure | NotDrawn:
         "|dL/dz| of one label against its logit z and its probability σ(z), at bias 0 and without "
         "weights per class or image. Adaptive factors are those of the last epoch, means over the "
         f"classes of a group and over seeds. {left_out}"
-    )
+    ).strip()
     if len(curves) < len(labels_of):
         caption += f" The first {MAX_CURVES} of {len(labels_of)} different curves."
     if (largest := numbers["gradient"].max()) > MAX_GRADIENT:
