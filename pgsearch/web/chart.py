@@ -14,6 +14,8 @@ RIGHT: Final = 8
 TOP: Final = 8
 BOTTOM: Final = 24
 MOST_TICKS: Final = 6
+LEAST_SPAN: Final = 1e-4
+"""Of an axis, as a part of its largest value; a mean in floating point moves by less."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,11 @@ def chart(curves: Curves) -> Chart:
 
 
 def round_marks(low: float, high: float) -> list[float]:
-    """Return a few round numbers, evenly spaced, that reach from below `low` to above `high`."""
-    if not low < high:
+    """Return a few round numbers, evenly spaced, that reach from below `low` to above `high`.
+
+    Values that differ by less than labels of a few digits could say count as one.
+    """
+    if high - low <= LEAST_SPAN * max(abs(low), abs(high)):
         margin = abs(low) / 10 or 1.0
         low, high = low - margin, high + margin
     rough = (high - low) / (MOST_TICKS - 2)

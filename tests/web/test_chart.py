@@ -2,7 +2,7 @@ import itertools
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pgsearch.web.chart import chart, round_marks
@@ -12,15 +12,22 @@ from pgsearch.web.forest import forest
 numbers = st.floats(-1e6, 1e6).filter(lambda x: x == 0 or abs(x) > 1e-6)
 
 
-@given(numbers, numbers)
-def test_marks_are_few_even_and_around_the_values(a: float, b: float) -> None:
+@given(numbers, numbers, st.none() | st.floats(-1e-3, 1e-3))
+@example(0.6526810129926706, 0.0, 1e-16)  # a mean that moved in its last digit
+@example(-0.0002, 921557.0, None)
+def test_marks_are_few_even_and_around_the_values(
+    a: float, b: float, relative_step: float | None
+) -> None:
+    b = b if relative_step is None else a * (1 + relative_step)
     low, high = min(a, b), max(a, b)
     marks = round_marks(low, high)
     assert 2 <= len(marks) <= 9
-    assert marks[0] <= low + 1e-6 * abs(low)
-    assert marks[-1] >= high - 1e-6 * abs(high)
     steps = [y - x for x, y in itertools.pairwise(marks)]
-    assert min(steps) == pytest.approx(max(steps))
+    assert min(steps) > 0
+    assert min(steps) == pytest.approx(max(steps), rel=1e-3)
+    assert marks[0] <= low + 1e-6 * steps[0]
+    assert marks[-1] >= high - 1e-6 * steps[0]
+    assert len({f"{mark:g}" for mark in marks}) == len(marks)
 
 
 @given(st.lists(st.none() | st.floats(0, 1), min_size=1, max_size=20))
