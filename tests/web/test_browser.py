@@ -250,7 +250,9 @@ def test_a_damaged_file_is_named(
 def test_the_leaderboard_follows_a_running_search(
     open_page: Open, tmp_path: Path, served: Callable[[Path], str]
 ) -> None:
-    search = Search(tmp_path, SPEC)
+    long = SPEC.replace("iterations_per_epoch: 12", "iterations_per_epoch: 90")
+    assert long != SPEC
+    search = Search(tmp_path, long)  # takes several looks of the page, on a fast machine too
     process = search.start()
     try:
         search.wait_for_epochs(1, process)
