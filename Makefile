@@ -34,8 +34,9 @@ test-all: $(INSTALLED)
 	$(BIN)/pytest -m ""
 
 # All that docs/reliability.md promises, by real kills, full disks and broken stores; prints per
-# promise what was tried, held and violated. Under 15 minutes on 2 cores. strace (which `apt-get
-# install strace` brings) and the right to mount are needed for two parts, which skip without.
+# promise what was tried, held and violated. About a quarter of an hour on 2 cores. strace (which
+# `apt-get install strace` brings) and the right to mount are needed for two parts, which skip
+# without.
 test-faults: $(INSTALLED)
 	$(BIN)/pytest -m "promise and not cluster and not browser and not gpu" -rs
 
