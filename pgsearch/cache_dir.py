@@ -2,6 +2,10 @@
 
 import os
 from pathlib import Path
+from typing import Final
+
+LEDGERS: Final = "ledgers"
+"""Folder in it with what was read of results, a folder for each table of a search."""
 
 
 def default_cache_dir() -> Path:

@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from contextlib import AbstractContextManager
 from typing import Any
 
 import typer
@@ -23,9 +24,8 @@ from pgsearch.cli import (
     table,
     web,
 )
-from pgsearch.cli.reading import ReadingProgress
 from pgsearch.errors import EXIT_INTERNAL, EXIT_INTERRUPTED, PgsearchError
-from pgsearch.progress import reading
+from pgsearch.progress import Progress, reading
 from pgsearch.untrusted import visible
 
 TYPER_INTERRUPTED = 130
@@ -94,7 +94,7 @@ def main() -> None:
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning  # type: ignore[assignment]
         warnings.filterwarnings("always", message="left out: ")  # each damaged file is named
-        reading.set(ReadingProgress())
+        reading.set(_reading_progress)
         _run()
 
 
@@ -115,6 +115,12 @@ def _run() -> None:
         sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:
         sys.exit(EXIT_INTERNAL)
+
+
+def _reading_progress() -> AbstractContextManager[Progress]:
+    from pgsearch.cli.progress import data_progress  # where it is needed, pandas is there already
+
+    return data_progress(what="reading results")
 
 
 def _visible(message: Warning | BaseException | str) -> str:

@@ -1,12 +1,10 @@
 """`pgsearch plot`: the figures of searches as files for a paper, with the numbers behind each."""
 
 import json
-import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,8 +14,6 @@ from pgsearch.untrusted import visible
 
 if TYPE_CHECKING:
     from pgsearch.analysis.figures import Figure
-
-SECONDS_BEFORE_PROGRESS: Final = 2.0
 
 
 class FigureFormat(StrEnum):
@@ -63,6 +59,7 @@ def plot(
     results give the same files.
     """
     from pgsearch.analysis.figures import NotDrawn, figures_of
+    from pgsearch.cli.progress import data_progress
     from pgsearch.results import find_search
 
     ledgers = [find_search(name, results) for name in searches]
@@ -72,7 +69,11 @@ def plot(
     drawn = [one for one in found if not isinstance(one, NotDrawn)]
     not_drawn = [one for one in found if isinstance(one, NotDrawn)]
     kinds = formats or [FigureFormat.png]
-    files = {one.name: _save(one, folder, kinds) for one in _with_progress(drawn)}
+    files = {}
+    with data_progress(what="drawing figures") as progress:
+        for place, one in enumerate(drawn):
+            progress(place, len(drawn))
+            files[one.name] = _save(one, folder, kinds)
     if as_json:
         facts = {
             "figures": [
@@ -111,20 +112,3 @@ def _save(figure: "Figure", folder: Path, kinds: Sequence[str]) -> list[str]:
 def _print(figure: "Figure", files: Sequence[str]) -> None:
     typer.echo(", ".join(files))
     typer.echo(f"  {visible(figure.caption)}")
-
-
-def _with_progress(figures: Sequence["Figure"]) -> Iterator["Figure"]:
-    """Say on stderr which figure is being drawn, where it takes longer than two seconds."""
-    start, is_terminal = time.monotonic(), sys.stderr.isatty()
-    is_shown = False
-    for place, figure in enumerate(figures, start=1):
-        is_late = time.monotonic() - start > SECONDS_BEFORE_PROGRESS
-        if is_late and (is_terminal or not is_shown):
-            text = f"drawing {place} of {len(figures)}: {figure.name}"
-            sys.stderr.write(f"\r\x1b[K{text}" if is_terminal else f"{text} …\n")
-            sys.stderr.flush()
-            is_shown = True
-        yield figure
-    if is_shown and is_terminal:
-        sys.stderr.write("\r\x1b[K")
-        sys.stderr.flush()

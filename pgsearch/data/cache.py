@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pgsearch.cache_dir import LEDGERS
 from pgsearch.errors import StorageError
 from pgsearch.untrusted import open_file, read_file
 
@@ -95,10 +96,14 @@ def unused_entries(cache_dir: Path, *, days: float) -> list[tuple[Path, int]]:
     least: it may be one that is being built.
     """
     unused = []
-    for entry in sorted(cache_dir.glob("*")) if cache_dir.is_dir() else []:
-        if not entry.is_dir():
+    entries = [*cache_dir.glob("*"), *(cache_dir / LEDGERS).glob("*")]
+    for entry in sorted(entries):
+        if not entry.is_dir() or entry == cache_dir / LEDGERS:
             continue
-        files = [file.stat() for file in entry.rglob("*") if file.is_file()]
+        files = []
+        for file in entry.rglob("*"):
+            with contextlib.suppress(FileNotFoundError):  # renamed or removed meanwhile
+                files += [file.stat()] if file.is_file() else []
         contents = entry / CONTENTS_FILE
         is_whole = contents.exists() and not entry.name.startswith(".")
         if is_whole:

@@ -4,6 +4,7 @@ import difflib
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,7 +17,8 @@ from pgsearch.results.schema import epoch_schema, trial_schema
 from pgsearch.results.snapshot import WORTHWHILE, Snapshot
 from pgsearch.results.storage import StoredFile, Tag, open_storage
 
-FETCHED_AT_ONCE = 16
+AT_ONCE = 16
+"""Files that are fetched side by side."""
 
 
 class DamagedFileWarning(UserWarning):
@@ -94,10 +96,12 @@ def _read(
 def _read_files(files: Sequence[StoredFile]) -> dict[str, tuple[pa.Table, Tag]]:
     """Return files that are sound with their versions, by key."""
     tables = {}
-    told = reading.get() or (lambda _done, _total: None)
-    with ThreadPoolExecutor(FETCHED_AT_ONCE) as pool:
-        for start in range(0, len(files), FETCHED_AT_ONCE):
-            some = files[start : start + FETCHED_AT_ONCE]
+    progress = reading.get() if len(files) >= WORTHWHILE else None
+    with progress() if progress else nullcontext() as told, ThreadPoolExecutor(AT_ONCE) as pool:
+        for start in range(0, len(files), AT_ONCE):
+            some = files[start : start + AT_ONCE]
+            if told is not None:
+                told(start, len(files))
             # Of an object store each takes a round trip; reading what was fetched is no work for
             # threads, which would get into each other's way.
             for file, stored in zip(some, pool.map(StoredFile.read, some), strict=True):
@@ -107,5 +111,4 @@ def _read_files(files: Sequence[StoredFile]) -> dict[str, tuple[pa.Table, Tag]]:
                     tables[file.key] = (parse_table(file, stored.data), stored.tag)
                 except DamagedFile as error:
                     warnings.warn(f"left out: {error}", DamagedFileWarning, stacklevel=4)
-            told(min(start + FETCHED_AT_ONCE, len(files)), len(files))
     return tables

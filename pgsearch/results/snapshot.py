@@ -8,6 +8,7 @@ Nothing depends on it: without a cache, or with a damaged one, everything is rea
 
 import contextlib
 import hashlib
+import os
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pgsearch.cache_dir import default_cache_dir
+from pgsearch.cache_dir import LEDGERS, default_cache_dir
+from pgsearch.results.schema import SCHEMA_VERSION
 from pgsearch.results.storage import Tag
 
 WORTHWHILE = 64
@@ -34,7 +36,10 @@ class Snapshot:
     """
 
     def __init__(self, url: str) -> None:
-        self._folder = default_cache_dir() / "ledgers" / hashlib.sha256(url.encode()).hexdigest()
+        place = url if "://" in url else str(Path(url).resolve())
+        # Another pgsearch judges for itself whether it knows the schema of a file.
+        key = f"{SCHEMA_VERSION} {place}".encode("utf-8", "surrogateescape")
+        self._folder = default_cache_dir() / LEDGERS / hashlib.sha256(key).hexdigest()
 
     def find(
         self, versions: Mapping[str, Tag], columns: Sequence[str] | None
@@ -59,6 +64,7 @@ class Snapshot:
                 kept = pa.array(sorted(here), pa.string())
                 tables.append(table.filter(pc.is_in(table[_SOURCE], kept)).drop_columns([_SOURCE]))
                 found |= {wanted.pop(source) for source in here}
+                os.utime(segment)  # in use, says `pgsearch gc --cache`
         return tables, found
 
     def keep(self, versions: Mapping[str, Tag], tables: Mapping[str, pa.Table]) -> None:

@@ -1,13 +1,17 @@
 """What is kept of a ledger on this machine: always as if it had been read again."""
 
+import contextlib
+import os
 import random
 import shutil
+import time
 import warnings
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
+from pgsearch.data.cache import remove_entry, unused_entries
 from pgsearch.progress import reading
 from pgsearch.results import Ledger, read, read_epochs, read_trials, snapshot
 from pgsearch.results.rows import as_parquet, as_table, epoch_row
@@ -129,7 +133,51 @@ def test_reading_tells_how_far_it_is(tmp_path: Path) -> None:
     for number in range(20):
         write(ledger, number, 1)
     told: list[tuple[int, int]] = []
-    token = reading.set(lambda done, total: told.append((done, total)))
+    progress = contextlib.nullcontext(lambda done, total: told.append((done, total)))
+    token = reading.set(lambda: progress)
     read_epochs(ledger)
+    read_epochs(ledger)  # nothing new: nobody is told
     reading.reset(token)
-    assert told == [(16, 20), (20, 20)]
+    assert told == [(0, 20), (16, 20)]
+
+
+def test_what_another_schema_version_kept_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An older pgsearch must refuse a newer file, also where the newer one has kept its rows."""
+    ledger = Ledger(tmp_path / "search")
+    for number in range(4):
+        write(ledger, number, 1)
+    monkeypatch.setattr(snapshot, "SCHEMA_VERSION", 99)
+    read_epochs(ledger)
+    monkeypatch.undo()
+    monkeypatch.setenv("PGSEARCH_CACHE", str(tmp_path / "cache"))
+    keys = opened(monkeypatch)
+    read_epochs(ledger)
+    assert len(keys) == 4
+
+
+def test_one_place_by_two_paths_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(4):
+        write(Ledger(tmp_path / "search"), number, 1)
+    read_epochs(Ledger(tmp_path / "search"))
+    monkeypatch.chdir(tmp_path)
+    keys = opened(monkeypatch)
+    assert read_epochs(Ledger("search")).num_rows == 4
+    assert keys == []
+
+
+def test_what_is_kept_of_a_search_is_an_entry_of_the_cache(tmp_path: Path, cache: Path) -> None:
+    """Freed where it was not read for long, whatever is kept of other searches."""
+    for name in ("old", "used"):
+        for number in range(4):
+            write(Ledger(tmp_path / name), number, 1)
+        read_epochs(Ledger(tmp_path / name))
+    for file in cache.rglob("*.parquet"):
+        os.utime(file, (time.time() - 10 * 86400,) * 2)
+    read_epochs(Ledger(tmp_path / "used"))
+    ((entry, num_bytes),) = unused_entries(cache, days=7)
+    assert entry.parent == cache / "ledgers"
+    assert num_bytes > 0
+    remove_entry(entry)
+    assert len(list((cache / "ledgers").glob("[!.]*"))) == 1
