@@ -9,13 +9,13 @@ import pandas as pd
 from pgsearch.analysis.columns import resolve_metric
 from pgsearch.analysis.metric import Metric
 from pgsearch.analysis.records import Records, read_records
+from pgsearch.analysis.tables import PARTS
 from pgsearch.class_groups import GROUPS
 from pgsearch.config import configuration_leaves
 from pgsearch.errors import UsageError
 from pgsearch.results import Ledger
+from pgsearch.results.schema import EVALUATED_SPLITS
 
-SPLITS: Final = ("validation", "test")
-PARTS: Final = ("total", *GROUPS)
 _CONFIGURATION: Final = tuple(leaf.path for leaf in configuration_leaves())
 
 
@@ -37,7 +37,7 @@ def read_outcomes(ledger: Ledger, metric: str | None = None) -> tuple[Records, s
             f"--metric {metric}: neither more nor less of it is better; name one that begins with "
             "map, f1 or loss"
         )
-    maps = [f"map.{split}.{part}" for split in SPLITS for part in PARTS]
+    maps = [f"map.{split}.{part}" for split in EVALUATED_SPLITS for part in PARTS]
     columns = list(dict.fromkeys([metric, *maps]))
     records = read_records(ledger, columns, trial_columns=_CONFIGURATION)
     if records.complete.empty:

@@ -18,15 +18,6 @@ PARTS: Final = ("total", *GROUPS)
 _ORDER_OF_STATES: Final = {"COMPLETE": 0, "PRUNED": 1, "RUNNING": 2, "FAIL": 3}
 
 
-def final_epochs(ledger: Ledger) -> pd.DataFrame:
-    """One row per trial: its row in `trials`, joined with its newest epoch.
-
-    Columns of the epoch that the trial's row has too are taken from the trial. A trial without an
-    epoch has no metrics.
-    """
-    return trial_rows(ledger)
-
-
 def leaderboard(ledger: Ledger) -> pd.DataFrame:
     """Trials of a search, the best first by the first objective, then the pruned, then the rest.
 

@@ -3,17 +3,13 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from pgsearch.cli.options import DEFAULT_RESULTS, Json, Results, Search
-
-if TYPE_CHECKING:
-    from pgsearch.config import SearchSpec
-    from pgsearch.results import Ledger
+from pgsearch.cli.write import plain
 
 
 def status(search: Search, results: Results = DEFAULT_RESULTS, as_json: Json = False) -> None:
@@ -35,9 +31,9 @@ def status(search: Search, results: Results = DEFAULT_RESULTS, as_json: Json = F
             "trials": spec.num_trials,
             "states": dict(counts),
             "driver": driver,
-            "best": _plain(best[0]) if best else None,
-            "running": [_plain(r) for r in frame[frame["state"] == "RUNNING"].to_dict("records")],
-            "failed": [_plain(r) for r in frame[frame["state"] == "FAIL"].to_dict("records")],
+            "best": plain(best[0]) if best else None,
+            "running": [plain(r) for r in frame[frame["state"] == "RUNNING"].to_dict("records")],
+            "failed": [plain(r) for r in frame[frame["state"] == "FAIL"].to_dict("records")],
         }
         typer.echo(json.dumps(facts))
         return
@@ -95,7 +91,7 @@ def best(
         score += f", the mean of {len(replicates)} seeds"
     if not emit_config and output is None:
         if as_json:
-            typer.echo(json.dumps(_plain(row)))
+            typer.echo(json.dumps(plain(row)))
             return
         typer.echo(f"trial {row['number']}, seed {row['seed']}, epoch {row['epoch']:.0f}")
         typer.echo(f"{score}  {short_params(row['params'])}")
@@ -105,38 +101,19 @@ def best(
             if (file := ledger.best_file(int(number))).exists():
                 typer.echo(f"best epoch: {file}")
         return
+    from pgsearch.results.local_storage import replace_file
+    from pgsearch.search.retrain import retraining_as_yaml
+
     text = f"# The best configuration of {spec.name}: trial {row['number']}, {score}.\n"
-    text += _spec_with_fresh_seeds(ledger, spec, row, seeds)
+    text += retraining_as_yaml(
+        ledger,
+        row,
+        name=f"{spec.name}_best",
+        purpose=f"The best configuration of {spec.name}, with fresh seeds",
+        num_seeds=seeds,
+    )
     if output is None:
         typer.echo(text.rstrip())
     else:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(text, encoding="utf-8")
-
-
-def _spec_with_fresh_seeds(
-    ledger: "Ledger", spec: "SearchSpec", row: Mapping[Any, Any], num_seeds: int
-) -> str:
-    """Return, as YAML, a grid of one configuration: a trial's, with seeds the search had not."""
-    import yaml
-
-    from pgsearch.search.retrain import fresh_seeds, retraining
-
-    variant = row["variant"] if isinstance(row["variant"], str) else None
-    trial = spec.trial(int(row["number"]), row["params"], variant)
-    content = retraining(
-        spec,
-        {variant or f"{spec.name} trial {row['number']}": trial.configuration},
-        name=f"{spec.name}_best",
-        purpose=f"The best configuration of {spec.name}, with fresh seeds",
-        seeds=fresh_seeds(ledger, num_seeds),
-    )
-    return yaml.safe_dump(content, sort_keys=False, default_flow_style=None, allow_unicode=True)
-
-
-def _plain(row: Any) -> dict[str, Any]:
-    """Return a row with plain numbers, and null for what is missing."""
-    return {
-        str(key): None if isinstance(value, float) and math.isnan(value) else value
-        for key, value in row.items()
-    }
+        data = text.encode()
+        replace_file(output, lambda file: file.write(data), len(data))

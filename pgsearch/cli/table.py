@@ -2,15 +2,14 @@
 
 import functools
 import json
-import math
 from collections.abc import Callable, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
 import typer
 
 from pgsearch.cli.options import DEFAULT_RESULTS, Json, Results, Searches
-from pgsearch.cli.write import Format, Output, Split, Style, chosen_format, write
+from pgsearch.cli.write import Format, Output, Split, Style, chosen_format, plain, write
 from pgsearch.errors import UsageError
 
 if TYPE_CHECKING:
@@ -117,7 +116,7 @@ def table(
     else:
         shown = _configurations(read, _metrics(metric, split), limit)
     if as_json:
-        typer.echo(json.dumps([_plain(row) for row in shown[1].to_dict("records")]))
+        typer.echo(json.dumps([plain(row) for row in shown[1].to_dict("records")]))
     else:
         write(shown[0], chosen, output)
 
@@ -203,11 +202,3 @@ def _trials(ledgers: "Sequence[Ledger]", top: int | None) -> Shown:
     specs = {name: ledger.spec() for name, ledger in named.items()}
     shown = [board if top is None else board.head(top) for board in boards.values()]
     return leaderboard_table(boards, specs, top=top), pd.concat(shown)
-
-
-def _plain(row: Any) -> dict[str, Any]:
-    """Return a row with plain numbers, and null for what is missing."""
-    return {
-        str(key): None if isinstance(value, float) and math.isnan(value) else value
-        for key, value in row.items()
-    }

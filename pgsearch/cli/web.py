@@ -23,12 +23,14 @@ def report(
     comparisons, what mattered, figures, failures, cost and provenance. It is made from the results
     alone, so it may be written while a search runs.
     """
+    from pgsearch.cli.progress import data_progress
     from pgsearch.results import find_search
     from pgsearch.results.local_storage import replace_file
     from pgsearch.web.report import report as report_of
 
     ledgers = [find_search(name, results) for name in searches]
-    data = report_of(ledgers).encode("utf-8", "backslashreplace")
+    with data_progress(what="drawing figures") as progress:
+        data = report_of(ledgers, progress=progress).encode("utf-8", "backslashreplace")
     replace_file(output, lambda file: file.write(data), len(data))
     typer.echo(f"{output}: {len(data) / 1e6:.1f} MB")
 

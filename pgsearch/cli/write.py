@@ -1,10 +1,11 @@
 """Where a table goes: to the terminal, or as text of a format to the standard output or a file."""
 
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 import typer
 
@@ -119,3 +120,11 @@ def _as_text(table: "Table", style: Format) -> str:
             return formats.as_html(table).encode("ascii", "xmlcharrefreplace").decode()
         case _:
             return formats.as_json(table)
+
+
+def plain(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return a row of a frame for JSON: null for what is missing."""
+    return {
+        str(key): None if isinstance(value, float) and math.isnan(value) else value
+        for key, value in row.items()
+    }

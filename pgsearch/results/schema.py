@@ -116,7 +116,7 @@ _ARROW_TYPES = {
     str: pa.string(),
     list: pa.list_(pa.int64()),
 }
-_SPLITS = ("validation", "test")
+EVALUATED_SPLITS = ("validation", "test")
 FACTORS = (
     "lambda1_neg",
     "lambda2_neg",
@@ -150,7 +150,7 @@ def epoch_schema() -> pa.Schema:
         ("images_per_second", pa.float64(), "num_train_images / train_seconds"),
         ("peak_memory_bytes", pa.int64(), "peak memory so far: of the process, or of the GPU"),
     ]
-    for split in _SPLITS:
+    for split in EVALUATED_SPLITS:
         columns.append(
             (f"loss.{split}", pa.float64(), f"mean loss on {split}; null: not evaluated")
         )
@@ -179,7 +179,7 @@ def epoch_schema() -> pa.Schema:
     ]
     columns += [
         (f"class.ap.{split}", pa.list_(pa.float64()), f"AP on {split}; null: no positive there")
-        for split in _SPLITS
+        for split in EVALUATED_SPLITS
     ]
     columns += [
         (f"class.{factor}", pa.list_(pa.float64()), "mean effective factor over the batches")

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import yaml
+
 from pgsearch.config import SearchSpec
 from pgsearch.config.merge import difference
 from pgsearch.results import Ledger, read_trials
@@ -41,6 +43,31 @@ def retraining(
         **base,
         **source.model_dump(mode="json", include=set(_KEPT)),
     }
+
+
+def retraining_as_yaml(
+    ledger: Ledger, row: Mapping[Any, Any], *, name: str, purpose: str, num_seeds: int
+) -> str:
+    """Return the text of a spec that trains one configuration of a search with fresh seeds.
+
+    Args:
+        ledger: of the search.
+        row: number, variant and params of one of its trials.
+        name: of the new grid.
+        purpose: what it is for.
+        num_seeds: that the search has not seen.
+    """
+    spec = ledger.spec()
+    variant = row["variant"] if isinstance(row["variant"], str) else None
+    trial = spec.trial(int(row["number"]), row["params"], variant)
+    content = retraining(
+        spec,
+        {variant or f"{spec.name} trial {row['number']}": trial.configuration},
+        name=name,
+        purpose=purpose,
+        seeds=fresh_seeds(ledger, num_seeds),
+    )
+    return yaml.safe_dump(content, sort_keys=False, default_flow_style=None, allow_unicode=True)
 
 
 def fresh_seeds(source: Ledger, num_seeds: int) -> list[int]:

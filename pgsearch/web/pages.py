@@ -9,6 +9,7 @@ from typing import Any, Final
 import pandas as pd
 import yaml
 
+from pgsearch.analysis import tables
 from pgsearch.analysis.columns import short_name
 from pgsearch.analysis.tables import PARTS, short_params
 from pgsearch.errors import PgsearchError, UsageError
@@ -236,8 +237,7 @@ def _origins(reading: Reading) -> list[facts.Origin]:
 
 def label(row: "Mapping[Any, Any] | pd.Series[Any]") -> str:
     """Return variant and parameters of a trial, as the tables of the terminal name it."""
-    variant = [row["variant"]] if isinstance(row["variant"], str) else []
-    return " ".join([*variant, short_params(row["params"])]).strip()
+    return tables.label(row["variant"], short_params(row["params"]))
 
 
 def number(value: Any) -> float | None:

@@ -3,21 +3,19 @@
 import base64
 import hashlib
 import importlib.resources
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-import yaml
 from markupsafe import Markup
 
 from pgsearch import __version__
 from pgsearch.analysis.compare import as_tables, compare
 from pgsearch.analysis.figures import Figure, NotDrawn, figures_of, render
 from pgsearch.analysis.selection import Selection, selection_of
-from pgsearch.config import SearchSpec
 from pgsearch.errors import UsageError
 from pgsearch.provenance import utc_now
 from pgsearch.results import Ledger
-from pgsearch.search.retrain import fresh_seeds, retraining
+from pgsearch.search.retrain import retraining_as_yaml
 from pgsearch.web import facts
 from pgsearch.web.analysis_pages import factors_of, table_facts, tables_of
 from pgsearch.web.figure_pages import figure_facts
@@ -36,8 +34,14 @@ MAX_SVG_BYTES: Final = 400_000
 """A larger drawing, one of very many points, is smaller as PNG."""
 
 
-def report(ledgers: Sequence[Ledger]) -> str:
+def report(
+    ledgers: Sequence[Ledger], *, progress: Callable[[int, int], None] = lambda _done, _of: None
+) -> str:
     """Return the report of some searches as HTML; it names damaged files that were left out.
+
+    Args:
+        ledgers: the searches.
+        progress: is called with the number of figures that are drawn and that there are.
 
     Raises:
         UsageError: a search is named twice.
@@ -45,11 +49,17 @@ def report(ledgers: Sequence[Ledger]) -> str:
     """
     readings = [read_search(ledger) for ledger in ledgers]
     with noting_damage():  # each reading has it
-        return _report(readings)
+        return _report(readings, progress)
 
 
-def _report(readings: Sequence[Reading]) -> str:
+def _report(readings: Sequence[Reading], progress: Callable[[int, int], None]) -> str:
     ledgers = [reading.ledger for reading in readings]
+    figures = figures_of(ledgers)
+    drawn = []
+    for place, figure in enumerate(figures):
+        progress(place, len(figures))
+        drawn.append(_figure(figure))
+    progress(len(figures), len(figures))
     tables, no_tables = tables_of(ledgers)
     script, style = _static("script.js"), _static("style.css")
     script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -61,7 +71,7 @@ def _report(readings: Sequence[Reading]) -> str:
             tables=tables,
             no_tables=no_tables,
             comparison=_comparison(readings),
-            figures=[_figure(figure) for figure in figures_of(ledgers)],
+            figures=drawn,
             made_utc=utc_now(),
             pgsearch=__version__,
             style=Markup(style),  # noqa: S704  ours
@@ -100,23 +110,17 @@ def _best(reading: Reading) -> list[dict[str, Any]]:
             "label": label(row),
             "value": row["value"],
             "n": row["n"],
-            "yaml": _spec_of(reading.ledger, spec, row),
+            "yaml": retraining_as_yaml(
+                reading.ledger,
+                row,
+                name=f"{spec.name[:80]}_trial_{row['number']}",
+                purpose=f"The configuration of trial {row['number']} of {spec.name}, with fresh "
+                "seeds",
+                num_seeds=NUM_FRESH_SEEDS,
+            ),
         }
         for row in reading.ranked.head(BEST_SHOWN).to_dict("records")
     ]
-
-
-def _spec_of(ledger: Ledger, spec: SearchSpec, row: dict[Any, Any]) -> str:
-    variant = row["variant"] if isinstance(row["variant"], str) else None
-    resolved = spec.trial(int(row["number"]), row["params"], variant)
-    content = retraining(
-        spec,
-        {variant or f"{spec.name} trial {row['number']}": resolved.configuration},
-        name=f"{spec.name[:80]}_trial_{row['number']}",
-        purpose=f"The configuration of trial {row['number']} of {spec.name}, with fresh seeds",
-        seeds=fresh_seeds(ledger, NUM_FRESH_SEEDS),
-    )
-    return yaml.safe_dump(content, sort_keys=False, default_flow_style=None, allow_unicode=True)
 
 
 def _comparison(readings: Sequence[Reading]) -> dict[str, Any] | None:

@@ -12,11 +12,11 @@ from pgsearch.class_groups import GROUPS
 from pgsearch.config import flatten
 from pgsearch.errors import StorageError
 from pgsearch.results import FACTORS
+from pgsearch.results.schema import EVALUATED_SPLITS
 from pgsearch.web import facts
 from pgsearch.web.pages import moment, number, summary, trial_row
 from pgsearch.web.reading import NotThere, Reading
 
-SPLITS: Final = ("validation", "test")
 FACTOR_TITLES: Final = {
     "lambda1_neg": "Factor λ₁⁻",
     "lambda2_neg": "Factor λ₂⁻",
@@ -82,12 +82,12 @@ def _curves(epochs: Sequence[Mapping[str, Any]]) -> list[facts.Curves]:
         return []
     maps = [
         (part, part, split == "test", [row[f"map.{split}.{part}"] for row in epochs])
-        for split in SPLITS
+        for split in EVALUATED_SPLITS
         for part in PARTS
     ]
     losses = [
         (split, split, False, [row[f"loss.{split}"] for row in epochs])
-        for split in ("train", *SPLITS)
+        for split in ("train", *EVALUATED_SPLITS)
     ]
     found = [
         _chart(epochs, "map", "mAP on validation (dashed: test)", "%", maps),

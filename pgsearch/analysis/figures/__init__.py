@@ -16,9 +16,11 @@ from pgsearch.analysis.figures.save import FORMATS, numbers_as_csv, render, save
 from pgsearch.analysis.figures.space import parallel_coordinates, slices
 from pgsearch.analysis.figures.trials import history, learning_curves
 from pgsearch.analysis.records import Records, read_records
+from pgsearch.analysis.tables import PARTS
 from pgsearch.class_groups import GROUPS
 from pgsearch.errors import UsageError
 from pgsearch.results import FACTORS, Ledger
+from pgsearch.results.schema import EVALUATED_SPLITS
 
 __all__ = [
     "FIGURES",
@@ -31,8 +33,6 @@ __all__ = [
     "save",
     "save_numbers",
 ]
-
-SPLITS: Final = ("validation", "test")
 
 _OF_ALL: Final[dict[str, Callable[[Sequence[Records], str], Figure | NotDrawn]]] = {
     "probability_curves": lambda searches, _: probability_curves(searches),
@@ -54,13 +54,13 @@ FIGURES: Final = (*_OF_ALL, *_OF_EACH)
 
 _EPOCH_COLUMNS: Final = (
     *(f"p_{sign}.{group}" for sign in ("pos", "neg") for group in GROUPS),
-    *(f"map.{split}.{part}" for split in SPLITS for part in ("total", *GROUPS)),
+    *(f"map.{split}.{part}" for split in EVALUATED_SPLITS for part in PARTS),
     "classes",
     "class.count",
     "class.group",
     "class.p_pos",
     "class.p_neg",
-    *(f"class.ap.{split}" for split in SPLITS),
+    *(f"class.ap.{split}" for split in EVALUATED_SPLITS),
     *(f"class.{factor}" for factor in FACTORS),
 )
 
