@@ -75,17 +75,17 @@ class DamagedFile(StorageError):
         )
 
 
-def as_parquet(table: pa.Table) -> bytes:
+def as_parquet(table: pa.Table, *, few_rows: bool = True) -> bytes:
     """Return a table as the bytes of a Parquet file that carries a checksum of all its bytes."""
     metadata = {**(table.schema.metadata or {}), KEY: NO_CHECKSUM}
     buffer = pa.BufferOutputStream()
     pq.write_table(
         table.replace_schema_metadata(metadata),
         buffer,
-        # Of some rows in 160 columns: statistics and dictionaries would double the size and, with a
+        # Of few rows in 160 columns, statistics and dictionaries would double the size and, with a
         # slower compression, treble the time to write and to read.
-        compression="snappy",
-        use_dictionary=False,
+        compression="snappy" if few_rows else "zstd",
+        use_dictionary=not few_rows,
         write_statistics=False,
         write_page_checksum=True,
     )

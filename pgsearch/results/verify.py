@@ -18,6 +18,7 @@ from pgsearch.results.checksum import parquet_is_whole, zip_is_whole
 from pgsearch.results.ledger import Ledger
 from pgsearch.results.rows import DamagedFile, configuration_of, read_table, trial_record
 from pgsearch.results.schema import TrialRecord, TrialState
+from pgsearch.results.snapshot import FOLDER as SNAPSHOT
 from pgsearch.results.storage import StoredFile
 
 CLAIMS = ("attempts/", "drivers/")
@@ -74,6 +75,8 @@ def _damage(file: StoredFile) -> Iterator[str]:
             Ledger(file.storage).spec()
         elif folder in ("trials", "epochs"):
             _read_rows(file, folder, name)
+        elif folder == SNAPSHOT:
+            read_table(file)
         elif folder == "checkpoints":
             _read_zip(file)
         elif folder == "scores":

@@ -26,6 +26,7 @@ from pgsearch.errors import (
 )
 from pgsearch.models.build import check_model, weights_fingerprint
 from pgsearch.results import DriverLease, Ledger, TrialState
+from pgsearch.results.read import keep_beside
 from pgsearch.results.storage import Storage, open_storage
 from pgsearch.search.control import Listener, SearchControl
 from pgsearch.search.orphans import end_orphans, mark_session
@@ -141,6 +142,8 @@ def run_search(
             control = SearchControl(grace_seconds=options.grace_seconds, lease=lease)
             if study.unfinished:
                 _run_trials(spec, ledger, study, control, listener, options, signals)
+                if not study.unfinished:
+                    _keep_beside(ledger, listener)
     if control.reason_to_fail is not None:
         raise StorageError(control.reason_to_fail)
     if control.ray_lost is not None:
@@ -176,6 +179,13 @@ def _run_trials(
         limit = min(spec.max_concurrent or places, places)
         with tempfile.TemporaryDirectory(prefix="pgsearch-tune-") as scratch:
             adapter.tuner(spec, max_concurrent=limit, scratch=Path(scratch)).fit()
+
+
+def _keep_beside(ledger: Ledger, listener: Listener) -> None:
+    try:
+        keep_beside(ledger)
+    except StorageError as error:  # all trials are recorded: readers only have more to do
+        listener.message(f"reading the results will take longer: {error}")
 
 
 def _absolute(results: str | Path) -> Storage:

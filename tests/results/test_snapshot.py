@@ -1,4 +1,4 @@
-"""What is kept of a ledger on this machine: always as if it had been read again."""
+"""What is kept of a ledger, here and beside it: always as if it had been read again."""
 
 import contextlib
 import os
@@ -23,6 +23,7 @@ from tests.records import epoch_record, trial
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PGSEARCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(read, "WORTHWHILE", 3)
+    monkeypatch.setattr(snapshot, "WORTHWHILE", 3)
     monkeypatch.setattr(snapshot, "MAX_SEGMENTS", 3)
     return tmp_path / "cache"
 
@@ -68,7 +69,7 @@ def test_only_what_is_new_is_read_again(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_any_history_reads_as_if_there_were_no_cache(tmp_path: Path, cache: Path) -> None:
-    """Files written, replaced and removed; segments merged, damaged and removed."""
+    """Files written, replaced and removed; kept rows merged, damaged, removed, of another time."""
     chance = random.Random(3)
     ledger = Ledger(tmp_path / "search")
     columns = ["number", "epoch", "map.validation.total", "class.ap.validation"]
@@ -79,8 +80,13 @@ def test_any_history_reads_as_if_there_were_no_cache(tmp_path: Path, cache: Path
                 ledger.file("epochs", number).delete()
             else:
                 write(ledger, number, chance.randrange(1, 4), chance.random())
+        if chance.random() < 0.2:
+            read.keep_beside(ledger)
+        if chance.random() < 0.2:
+            shutil.rmtree(cache, ignore_errors=True)
         segments = sorted(cache.rglob("*.parquet"))
-        assert len(segments) <= 4
+        assert len(segments) <= 5
+        segments += (tmp_path / "search/snapshot").glob("*.parquet")
         if segments and chance.random() < 0.2:
             victim = chance.choice(segments)
             if chance.random() < 0.5:
@@ -181,3 +187,54 @@ def test_what_is_kept_of_a_search_is_an_entry_of_the_cache(tmp_path: Path, cache
     assert num_bytes > 0
     remove_entry(entry)
     assert len(list((cache / "ledgers").glob("[!.]*"))) == 1
+
+
+def write_and_keep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Ledger, list[str]]:
+    """Keep eight files beside the results; returns what a machine opens that has read nothing."""
+    ledger = Ledger(tmp_path / "search")
+    for number in range(8):
+        write(ledger, number, 2)
+    read.keep_beside(ledger)
+    monkeypatch.setenv("PGSEARCH_CACHE", str(tmp_path / "another machine"))
+    return ledger, opened(monkeypatch)
+
+
+def test_a_machine_that_has_read_nothing_reads_what_is_kept_beside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger, keys = write_and_keep(tmp_path, monkeypatch)
+    assert read_epochs(ledger).to_pylist() == plain(tmp_path / "search/epochs")
+    assert keys == []
+    write(ledger, 5, 3, 0.7)
+    write(ledger, 9, 1)
+    assert read_epochs(ledger, ["number"]).num_rows == 8 * 2 + 1 + 1
+    assert keys == ["00005.parquet", "00009.parquet"]
+
+
+@pytest.mark.parametrize("harm", ["truncated", "flipped", "of another schema", "of another search"])
+def test_what_is_kept_beside_counts_only_where_it_is_sound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: str
+) -> None:
+    ledger, keys = write_and_keep(tmp_path, monkeypatch)
+    file = tmp_path / "search/snapshot/epochs.parquet"
+    data = file.read_bytes()
+    if harm == "truncated":
+        file.write_bytes(data[:-9])
+    elif harm == "flipped":
+        file.write_bytes(data[:500] + bytes([data[500] ^ 1]) + data[501:])
+    elif harm == "of another schema":
+        table = pq.read_table(file)
+        metadata = {**table.schema.metadata, b"pgsearch.schema_version": b"99"}
+        file.write_bytes(as_parquet(table.replace_schema_metadata(metadata)))
+    else:
+        for number in range(8):
+            write(ledger, number, 2, 0.1)
+    assert read_epochs(ledger).to_pylist() == plain(tmp_path / "search/epochs")
+    assert len(keys) == 8
+
+
+def test_few_files_are_not_kept_beside(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "search")
+    write(ledger, 0, 2)
+    read.keep_beside(ledger)
+    assert not (tmp_path / "search/snapshot").exists()

@@ -13,7 +13,7 @@ from pgsearch.config import SearchSpec
 from pgsearch.errors import StorageError
 from pgsearch.results import Ledger, TrialState, read_epochs, read_trials
 from pgsearch.results.checksum import seal_zip
-from pgsearch.results.read import DamagedFileWarning
+from pgsearch.results.read import DamagedFileWarning, keep_beside
 from pgsearch.results.rows import as_parquet
 from pgsearch.results.schema import SCHEMA_VERSION
 from pgsearch.results.verify import repair, verify
@@ -127,6 +127,24 @@ def test_damage_is_named_and_set_aside_and_the_rest_is_read(
     assert {states[0], states[2], states[3]} == {TrialState.COMPLETE}
     if lost_for_good:
         assert "4 of its 4 epochs were damaged or lost" in str(after.records[1].error)
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+def test_damaged_rows_beside_the_results_cost_nothing(
+    ledger: Ledger, damage: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pgsearch.results.read.WORTHWHILE", 2)
+    before = read_epochs(ledger)
+    keep_beside(ledger)
+    key = "snapshot/epochs.parquet"
+    stored = ledger.storage.read(key)
+    assert stored is not None
+    ledger.storage.write(key, damage(stored.data))
+    problems = verify(ledger)
+    assert [p.file.key for p in problems] == [key]
+    repair(ledger, problems)
+    assert verify(ledger) == []
+    assert read_epochs(ledger).equals(before)
 
 
 @pytest.mark.slow

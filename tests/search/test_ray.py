@@ -1,5 +1,6 @@
 """Real searches on a local Ray, stopped in the ways that searches are stopped."""
 
+import os
 import re
 import subprocess
 from collections.abc import Iterator
@@ -10,8 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pgsearch.results import TrialState
+from pgsearch.results import TrialState, read_trials
 from pgsearch.results.rows import as_parquet
+from pgsearch.results.verify import verify
 from tests.search.searches import SPEC, Search, assert_whole
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
@@ -29,6 +31,27 @@ def test_a_repeated_command_on_a_finished_search_does_nothing(tmp_path: Path) ->
     code, errors = search.run("--trials", "6")  # more trials extend it
     assert code == 0, errors
     assert_whole(search, trials=6)
+
+
+def test_a_machine_that_has_read_nothing_opens_few_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = SPEC.replace("trials: 5", "trials: 64").replace("epochs: 4", "epochs: 1")
+    text = text.replace("iterations_per_epoch: 12", "iterations_per_epoch: 1")
+    search = Search(tmp_path, text.replace("decay_epochs: [3]", "decay_epochs: []"))
+    code, errors = search.run()
+    assert code == 0, errors
+    assert verify(search.ledger) == []
+    monkeypatch.setenv("PGSEARCH_CACHE", str(tmp_path / "another machine"))
+    folder = tmp_path / "results" / "small"
+    times = {file: file.stat().st_mtime_ns for file in folder.glob("*/*.parquet")}
+    for file in times:
+        if file.parent.name != "snapshot":
+            data = file.read_bytes()
+            file.write_bytes(bytes(len(data)))  # damaged, in a way that versions do not tell
+            os.utime(file, ns=(times[file],) * 2)
+    assert len(search.epochs()) == 64
+    assert read_trials(search.ledger)["state"].to_pylist() == ["COMPLETE"] * 64
 
 
 @pytest.mark.promise(4)
