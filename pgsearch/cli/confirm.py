@@ -170,6 +170,11 @@ def _report(
     measured = optimism.optimism_of(plan.candidates, fresh, confidence=confidence)
     comparison = optimism.against_baseline(plan.baseline, plan.candidates, fresh, confidence)
     sentences = list(optimism.conclusion(measured, comparison))
+    if not plan.is_tuned:
+        sentences.append(
+            f"the {plan.baseline} has its default settings, which no search has chosen, unlike "
+            "those it is compared with; --against SEARCH:TRIAL names one that was searched"
+        )
     objective = plan.spec.objective[0]
     tables = [optimism.as_table(measured, objective, confidence, conclusion=sentences)]
     tables += [] if comparison is None else compare.as_tables(comparison)

@@ -233,6 +233,10 @@ def columns_as_markdown() -> str:
         'trials = pd.read_parquet("results/NAME/trials")  # one row per trial',
         "```",
         "",
+        "`snapshot/`, of a large search that has ended, holds the same rows in one file per table, "
+        "with the version of the file that each came from: pgsearch reads it where the files are "
+        "still those, and it may be removed.",
+        "",
         f"Schema version {SCHEMA_VERSION}. Undefined and not measured numbers are null, never 0. "
         "A column of a setting that a trial's loss or data set does not have is null. This file "
         "is what `pgsearch schema --columns` prints.",

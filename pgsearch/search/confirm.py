@@ -36,6 +36,8 @@ class Confirmation:
     """Variant of the baseline."""
     candidates: tuple[Candidate, ...]
     """The best of the search, the best first; each is the variant of its name."""
+    is_tuned: bool
+    """False: the baseline is a loss with its defaults, which nobody has chosen for these data."""
 
 
 def plan_confirmation(
@@ -83,7 +85,12 @@ def plan_confirmation(
         purpose=f"The best {top} of {spec.name} with fresh seeds, against {baseline_name}",
         seeds=fresh_seeds(source, num_seeds),
     )
-    return Confirmation(parse_spec(data, name), next(iter(configurations)), tuple(found))
+    return Confirmation(
+        parse_spec(data, name),
+        next(iter(configurations)),
+        tuple(found),
+        is_tuned=against not in LOSS_NAMES,
+    )
 
 
 def _baseline(against: str, spec: SearchSpec, results: str) -> tuple[str, Mapping[str, Any]]:

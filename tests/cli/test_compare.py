@@ -141,4 +141,14 @@ def test_a_confirmation_that_has_ended_is_only_shown(pgsearch: Run, tmp_path: Pa
     facts = json.loads(pgsearch(*words, "--json", "--results", tmp_path).out)
     assert facts["optimism"][0]["n"] == 3
     assert facts["comparison"]["reference"] == "baseline bce"
-    assert len(facts["conclusion"]) >= 2
+    assert len(facts["conclusion"]) >= 3
+    assert "the baseline bce has its default settings" in facts["conclusion"][-1]
+    write_ledger(tmp_path, grid(name="other", seeds=[1, 2]), record_of)
+    names = ("--against", "other:BCE", "--name", "searched")
+    searched = plan_confirmation(
+        Ledger(tmp_path / "small"), "other:BCE", top=1, num_seeds=3, name="searched"
+    )
+    write_ledger(tmp_path, searched.spec, record_of)
+    result = pgsearch(*words[:2], *names, *words[4:], "--results", tmp_path)
+    assert result.code == 0, result.err
+    assert "default settings" not in result.out
