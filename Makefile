@@ -6,13 +6,13 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO_RESULTS ?= results
 
-.PHONY: demo test test-all test-faults lint format bench clean
+.PHONY: demo demo-cluster test test-all test-faults lint format bench clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "pgsearch needs Python 3.11 or newer; name one: make PYTHON=python3.12 …"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,timm,mlflow]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,timm,mlflow,cluster]'
 	@touch $@
 
 # The main job on the embedded data set: search, then the best found against the baselines,
@@ -24,6 +24,11 @@ demo: $(INSTALLED)
 	$(BIN)/pgsearch run $(DEMO_RESULTS)/digits_pg_best.yaml --results $(DEMO_RESULTS)
 	$(BIN)/pgsearch run search_spaces/digits_baselines.yaml --results $(DEMO_RESULTS)
 	$(BIN)/pgsearch table digits_baselines digits_pg_best --results $(DEMO_RESULTS)
+
+# A search as a job of three Ray nodes of this machine: a node is killed, the job stopped and resumed.
+# Four minutes; nothing is left running.
+demo-cluster: $(INSTALLED)
+	$(BIN)/python cluster/demo.py
 
 # The default suite: under 8 minutes on 2 cores.
 test: $(INSTALLED)

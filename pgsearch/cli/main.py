@@ -15,6 +15,7 @@ from pgsearch.cli import (
     data,
     export,
     importance,
+    jobs,
     plot,
     predict,
     read,
@@ -86,6 +87,11 @@ app.command("gc", short_help="Show what nothing needs any more, and free it.")(s
 app.command("doctor", short_help="Try whether a storage does what results need of it.")(
     storage.doctor
 )
+app.command("submit", short_help="Run a search on a Ray cluster, as a job.")(jobs.submit)
+app.command("jobs", short_help="List the jobs of searches on a Ray cluster.")(jobs.jobs)
+app.command("logs", short_help="Print what a job has printed; follow it.")(jobs.logs)
+app.command("stop", short_help="Let a job's trials checkpoint, and end it.")(jobs.stop)
+app.command("resume", short_help="Go on with a search as a new job.")(jobs.resume)
 app.add_typer(data.app, name="data")
 
 

@@ -12,12 +12,30 @@ from pgsearch.cli.options import DEFAULT_RESULTS, Json, Results, Search
 from pgsearch.cli.write import plain
 
 
-def status(search: Search, results: Results = DEFAULT_RESULTS, as_json: Json = False) -> None:
+def status(
+    search: Search,
+    results: Results = DEFAULT_RESULTS,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Dashboard of a Ray cluster: also how its job stands; the results are the job's.",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Show how a search stands: trials by state, the best so far, what runs, what failed."""
     from pgsearch.analysis.tables import best_configuration, leaderboard, short_params
     from pgsearch.results import find_search
     from pgsearch.results.lease import newest_driver
 
+    job = None
+    if address is not None:
+        from pgsearch.jobs import JobServer
+
+        job = JobServer(address).job(search)
+        results = job.results if results == DEFAULT_RESULTS else results
+        search = job.search
     ledger = find_search(search, results)
     spec = ledger.spec()
     frame = leaderboard(ledger)
@@ -31,6 +49,7 @@ def status(search: Search, results: Results = DEFAULT_RESULTS, as_json: Json = F
             "trials": spec.num_trials,
             "states": dict(counts),
             "driver": driver,
+            "job": None if job is None else {"id": job.id, "state": job.state},
             "best": plain(best[0]) if best else None,
             "running": [plain(r) for r in frame[frame["state"] == "RUNNING"].to_dict("records")],
             "failed": [plain(r) for r in frame[frame["state"] == "FAIL"].to_dict("records")],
@@ -40,6 +59,8 @@ def status(search: Search, results: Results = DEFAULT_RESULTS, as_json: Json = F
     typer.echo(f"{spec.name}: {spec.purpose or spec.method}")
     states = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
     typer.echo(f"{len(frame)} of {spec.num_trials} trials begun: {states or 'none'}")
+    if job is not None:
+        typer.echo(f"job: {job.id} {job.state}")
     if driver is not None:
         typer.echo(f"driver: {driver}")
     for row in best:

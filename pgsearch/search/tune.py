@@ -51,7 +51,8 @@ def train_trial(config: dict[str, Any]) -> None:
     from pgsearch.training.checkpoint import Checkpoints
     from pgsearch.training.fit import fit
 
-    os.chdir(config["working_folder"])  # paths of the spec are relative to the driver's
+    with contextlib.suppress(OSError):  # paths of the spec are relative to the driver's, if any
+        os.chdir(config["working_folder"])
     if not config["gpus"]:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray hides no GPU from a trial that asked for none
     trial = TrialSpec.model_validate_json(config["trial"])
