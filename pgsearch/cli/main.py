@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from pgsearch.cli import (
+    cluster,
     compare,
     confirm,
     data,
@@ -93,6 +94,7 @@ app.command("logs", short_help="Print what a job has printed; follow it.")(jobs.
 app.command("stop", short_help="Let a job's trials checkpoint, and end it.")(jobs.stop)
 app.command("resume", short_help="Go on with a search as a new job.")(jobs.resume)
 app.add_typer(data.app, name="data")
+app.add_typer(cluster.app, name="cluster")
 
 
 def main() -> None:
