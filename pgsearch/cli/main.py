@@ -14,6 +14,7 @@ from pgsearch.cli import (
     compare,
     confirm,
     data,
+    doctor,
     export,
     importance,
     jobs,
@@ -85,8 +86,8 @@ app.command("predict", short_help="Print the probability of every class for imag
 )
 app.command("verify", short_help="Read every file with its checksum; repair.")(storage.verify)
 app.command("gc", short_help="Show what nothing needs any more, and free it.")(storage.gc)
-app.command("doctor", short_help="Try whether a storage does what results need of it.")(
-    storage.doctor
+app.command("doctor", short_help="Try whether a storage, and a cluster, do what is needed.")(
+    doctor.doctor
 )
 app.command("submit", short_help="Run a search on a Ray cluster, as a job.")(jobs.submit)
 app.command("jobs", short_help="List the jobs of searches on a Ray cluster.")(jobs.jobs)

@@ -1,4 +1,4 @@
-"""Commands about where results lie: `verify`, `gc`, `doctor`. They import neither torch nor Ray."""
+"""Commands about results that lie there: `verify`, `gc`. They import neither torch nor Ray."""
 
 import json
 from typing import TYPE_CHECKING, Annotated, TypeAlias
@@ -115,32 +115,6 @@ def gc(
         typer.echo(f"{num_bytes:>15,}  {file}: {reason}")
     verb = "freed" if free else "can be freed with --free"
     typer.echo(f"{total:>15,}  bytes in {len(rows)} files {verb}")
-
-
-def doctor(
-    storage: Annotated[
-        str, typer.Option(help="Folder or URL to try, such as s3://bucket/results.")
-    ] = DEFAULT_RESULTS,
-    as_json: Json = False,
-) -> None:
-    """Try whether a storage does what results need of it.
-
-    Exit code 5 where it does not. Atomic replacement, exclusive and conditional writes, listings,
-    clock, free space: in a hidden folder of its own, which is removed again.
-    """
-    from pgsearch.errors import StorageError
-    from pgsearch.results.probe import probe
-    from pgsearch.results.storage import open_storage
-
-    findings = []
-    for finding in probe(open_storage(storage)):
-        findings.append(finding)
-        if not as_json:
-            typer.echo(f"{'ok  ' if finding.held else 'FAIL'}  {finding.name}: {finding.detail}")
-    if as_json:
-        typer.echo(json.dumps([finding._asdict() for finding in findings]))
-    if not all(finding.held for finding in findings):
-        raise typer.Exit(StorageError.exit_code)
 
 
 def _ledgers(names: list[str] | None, results: str) -> list["Ledger"]:

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, TypeAlias
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from pgsearch.config.base import Config
 from pgsearch.config.merge import at_path, merge
@@ -23,6 +23,7 @@ RESUMABLE_CHANGES = frozenset(
         "resources",
         "max_concurrent",
         "max_retries",
+        "max_epoch_seconds",
         "keep_checkpoints",
         "keep_best_epoch",
         "save_scores",
@@ -59,6 +60,13 @@ class Resources(Config):
     )
     memory_gb: float | None = Field(None, gt=0, le=1_000_000)
 
+    @field_validator("gpus")
+    @classmethod
+    def _of_one_gpu_or_whole_ones(cls, gpus: float) -> float:
+        if gpus > 1 and gpus != int(gpus):
+            raise ValueError(f"above 1 it is a whole number, such as {int(gpus)}")
+        return gpus
+
 
 class SearchSpec(Configuration):
     """A search as its file describes it; its `data`, `model`, `loss`, `training` are the base."""
@@ -89,6 +97,12 @@ class SearchSpec(Configuration):
         ge=0,
         description="restarts in a row of a trial that lost its worker or ran out of memory; a new "
         "epoch resets the count",
+    )
+    max_epoch_seconds: float | None = Field(
+        None,
+        gt=0,
+        description="a trial without a new epoch for so long, its start with data and weights "
+        "included, is ended and goes on like one that lost its worker; null: without limit",
     )
     keep_checkpoints: int = Field(1, ge=0, description="how many best trials keep a checkpoint")
     keep_best_epoch: bool = Field(

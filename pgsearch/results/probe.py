@@ -1,5 +1,6 @@
 """Whether a storage does what results need of it: tried out, in a place of its own."""
 
+import contextlib
 import secrets
 import shutil
 import statistics
@@ -7,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import NamedTuple
 
 from pgsearch.errors import StorageError
@@ -34,6 +36,7 @@ def probe(storage: Storage) -> Iterator[Finding]:
     Yields a finding per thing. One that cannot even be tried is a finding too, not an error.
     """
     place = storage.at(f".pgsearch-doctor-{secrets.token_hex(6)}")
+    made = folder_to_make(place.url)
     try:
         for name, check in _CHECKS.items():
             try:
@@ -44,7 +47,32 @@ def probe(storage: Storage) -> Iterator[Finding]:
             if name == "write and read" and not held:
                 return  # nothing else can be tried
     finally:
-        _remove(place)
+        remove_place(place, made)
+
+
+def folder_to_make(url: str) -> str | None:
+    """Return the outermost folder that a first write there will make; None where it makes none."""
+    if "://" in url:
+        return None
+    missing = [str(path) for path in (Path(url), *Path(url).parents) if not path.exists()]
+    return missing[-1] if missing else None
+
+
+def remove_place(place: Storage, made: str | None) -> None:
+    """Remove a place of trials, with the folders from `made` on, if nobody else uses them."""
+    with contextlib.suppress(StorageError):
+        for entry in list(place.entries()):
+            place.delete(entry.key)
+    if "://" in place.url:
+        return
+    shutil.rmtree(place.url, ignore_errors=True)
+    folder = Path(place.url).parent
+    while made is not None and folder.is_relative_to(made):
+        try:
+            folder.rmdir()
+        except OSError:
+            return
+        folder = folder.parent
 
 
 def _write_and_read(place: Storage) -> tuple[bool, str]:
@@ -167,10 +195,3 @@ _CHECKS: dict[str, Callable[[Storage], tuple[bool, str]]] = {
     "clock": _clock,
     "free space": _free_space,
 }
-
-
-def _remove(place: Storage) -> None:
-    for entry in list(place.entries()):
-        place.delete(entry.key)
-    if "://" not in place.url:
-        shutil.rmtree(place.url, ignore_errors=True)

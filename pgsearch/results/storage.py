@@ -138,6 +138,12 @@ def open_storage(location: "str | Path | Storage") -> Storage:
     return ObjectStorage(text.rstrip("/"))
 
 
+def absolute_storage(location: "str | Path | Storage") -> Storage:
+    """Return the storage at a path or URL, a path made absolute: workers elsewhere need that."""
+    storage = open_storage(location)
+    return storage if "://" in storage.url else open_storage(Path(storage.url).resolve())
+
+
 def stored_file(location: "str | Path | StoredFile") -> StoredFile:
     """Return the file at a path or URL."""
     if isinstance(location, StoredFile):

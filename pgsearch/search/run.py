@@ -1,15 +1,12 @@
 """Running a search: data, lock, ledger, Ray, and the way out."""
 
 import contextlib
-import logging
-import os
-import secrets
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from pgsearch.config import SearchSpec
 from pgsearch.data.build import build_dataset
@@ -27,33 +24,16 @@ from pgsearch.errors import (
 from pgsearch.models.build import check_model, weights_fingerprint
 from pgsearch.results import DriverLease, Ledger, TrialState
 from pgsearch.results.read import keep_beside
-from pgsearch.results.storage import Storage, open_storage
+from pgsearch.results.storage import Storage, absolute_storage
+from pgsearch.search.connection import cluster, cluster_address, own_ray
 from pgsearch.search.control import Listener, SearchControl
-from pgsearch.search.orphans import end_orphans, mark_session
+from pgsearch.search.placement import alive_nodes, num_at_a_time
 from pgsearch.search.signals import StopSignals
 from pgsearch.search.study import SearchStudy
 from pgsearch.training.device import choose_device
 from pgsearch.training.features import cached_features
 
 Progress: TypeAlias = Callable[[int, int], None]
-
-_RAY_SETTINGS = {
-    # Tune's state is never used, so it is not worth writing.
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_GLOBAL_CHECKPOINT_S": "100000",
-    "TUNE_RESULT_BUFFER_LENGTH": "1",
-    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-    # The stop is ours: see `StopSignals`.
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    # A path of the user's spec is relative to where they started the command.
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    # Ray's memory monitor aborts the whole of Tune; the kernel's ends one worker, which is retried.
-    "RAY_memory_monitor_refresh_ms": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_DEDUP_LOGS": "0",
-}
 
 
 class Inputs(NamedTuple):
@@ -120,16 +100,24 @@ def run_search(
         feature_progress: the same for features of a frozen trunk.
 
     Raises:
+        UsageError: the cluster cannot be used, or no node of it holds a trial; nothing was written.
         InvalidData: images, labels or weights break a rule; nothing was written.
         InvalidSpec: the spec does not fit the data; nothing was written.
         IncompatibleResume: the folder holds another search.
-        StorageError: results cannot be written, or another driver works on this search.
+        StorageError: results cannot be written, or not from every node, or another driver works on
+            this search.
         KeyboardInterrupt: a signal came before any trial was begun.
     """
-    with StopSignals() as signals:
+    storage = absolute_storage(results)
+    ledger = Ledger(storage.at(spec.name))
+    address = cluster_address(options.address)
+    with StopSignals() as signals, contextlib.ExitStack() as connection:
+        if address is not None:
+            connection.enter_context(cluster(address))
+            signals.install()  # again: Ray took SIGTERM
+            _require_fit_cluster(spec, storage)
         inputs = prepare_data(spec, data_progress, feature_progress)
         _require_splits(spec, inputs)
-        ledger = Ledger(_absolute(results).at(spec.name))
         ledger.require_own_place()
         with DriverLease(ledger.storage, on_waiting=listener.message) as lease:
             ledger.drive_as(lease.number)
@@ -141,7 +129,8 @@ def run_search(
             _retry(spec, study, options.retry)
             control = SearchControl(grace_seconds=options.grace_seconds, lease=lease)
             if study.unfinished:
-                _run_trials(spec, ledger, study, control, listener, options, signals)
+                with own_ray() if address is None else contextlib.nullcontext():
+                    _run_trials(spec, ledger, study, control, listener, signals)
                 if not study.unfinished:
                     _keep_beside(ledger, listener)
     if control.reason_to_fail is not None:
@@ -156,29 +145,33 @@ def run_search(
     return Outcome(ledger.url, dict(counts), num_trials, study.unfinished)
 
 
+def _require_fit_cluster(spec: SearchSpec, storage: Storage) -> None:
+    from pgsearch.search.nodes import require_fit_nodes  # after Ray's settings
+
+    num_at_a_time(alive_nodes(), spec)
+    require_fit_nodes(storage)
+
+
 def _run_trials(
     spec: SearchSpec,
     ledger: Ledger,
     study: SearchStudy,
     control: SearchControl,
     listener: Listener,
-    options: RunOptions,
     signals: StopSignals,
 ) -> None:
-    with _ray(options.address) as num_places:
-        signals.stop_with(control.request_stop)
-        control.in_first_turn = signals.install
-        from pgsearch.search.tune import (  # after Ray's settings
-            Adapter,
-            end_trials_not_the_search_when_memory_runs_out,
-        )
+    signals.stop_with(control.request_stop)
+    control.in_first_turn = signals.install
+    from pgsearch.search.tune import (  # after Ray's settings
+        Adapter,
+        end_trials_not_the_search_when_memory_runs_out,
+    )
 
-        end_trials_not_the_search_when_memory_runs_out()
-        adapter = Adapter(ledger, study, control, listener)
-        places = num_places(spec.resources)
-        limit = min(spec.max_concurrent or places, places)
-        with tempfile.TemporaryDirectory(prefix="pgsearch-tune-") as scratch:
-            adapter.tuner(spec, max_concurrent=limit, scratch=Path(scratch)).fit()
+    end_trials_not_the_search_when_memory_runs_out()
+    adapter = Adapter(ledger, study, control, listener)
+    limit = num_at_a_time(alive_nodes(), spec)
+    with tempfile.TemporaryDirectory(prefix="pgsearch-tune-") as scratch:
+        adapter.tuner(spec, max_concurrent=limit, scratch=Path(scratch)).fit()
 
 
 def _keep_beside(ledger: Ledger, listener: Listener) -> None:
@@ -186,12 +179,6 @@ def _keep_beside(ledger: Ledger, listener: Listener) -> None:
         keep_beside(ledger)
     except StorageError as error:  # all trials are recorded: readers only have more to do
         listener.message(f"reading the results will take longer: {error}")
-
-
-def _absolute(results: str | Path) -> Storage:
-    """Return the storage of results with an absolute path, which workers elsewhere need."""
-    storage = open_storage(results)
-    return storage if "://" in storage.url else open_storage(Path(storage.url).resolve())
 
 
 def _say_what_a_fork_knows(ledger: Ledger, study: SearchStudy, listener: Listener) -> None:
@@ -291,63 +278,3 @@ def _require_same_inputs(
                     f"{spec.name}: the {what} are not those that its recorded epochs were trained "
                     "with; restore them to continue it, or start another search with name=…"
                 )
-
-
-def _guard_own_ray() -> None:
-    """Keep others on this machine and its network out of a Ray that we start.
-
-    Over what the environment says, which may have been set for another cluster.
-    """
-    os.environ["RAY_AUTH_MODE"] = "token"
-    # Of this session alone; Ray would write one for all into a file that others may read.
-    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-    # Its name is of the systems where this is the default: every listener is on loopback.
-    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-
-
-@contextlib.contextmanager
-def _ray(address: str | None) -> Iterator[Callable[[Any], int]]:
-    """Connect to Ray, or start one; yields a function from resources to how many trials fit."""
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
-    os.environ.update({name: os.environ.get(name, value) for name, value in _RAY_SETTINGS.items()})
-    if address == "local":
-        _guard_own_ray()
-    import ray
-
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # how trials ended, we say
-    try:
-        context = ray.init(
-            address=address,
-            include_dashboard=False if address == "local" else None,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            ignore_reinit_error=True,
-        )
-    except ConnectionError as error:
-        raise UsageError(f"--address {address}: no Ray cluster answers there ({error})") from None
-    if address == "local":
-        session = Path(context.address_info["session_dir"])
-        mark_session(session)
-        end_orphans(session.parent)
-    try:
-        cluster = ray.cluster_resources()
-
-        def num_places(resources: Any) -> int:
-            places = [cluster.get("CPU", 0) / resources.cpus]
-            if resources.gpus:
-                places.append(cluster.get("GPU", 0) / resources.gpus)
-            if resources.memory_gb:
-                places.append(cluster.get("memory", 0) / (resources.memory_gb * 1e9))
-            if min(places) < 1:
-                raise UsageError(
-                    f"a trial needs {resources.cpus:g} CPUs, {resources.gpus:g} GPUs and "
-                    f"{resources.memory_gb or 0:g} GB, Ray has {cluster.get('CPU', 0):g}, "
-                    f"{cluster.get('GPU', 0):g} and {cluster.get('memory', 0) / 1e9:.1f}; lower "
-                    "resources in the spec, or add nodes"
-                )
-            return int(min(places))
-
-        yield num_places
-    finally:
-        ray.shutdown()

@@ -7,6 +7,7 @@ each run is a fresh Tune experiment over the ledger, whose state on disk is thro
 import contextlib
 import functools
 import os
+import re
 import time
 import traceback
 from collections import Counter
@@ -31,8 +32,11 @@ from pgsearch.errors import (
 from pgsearch.results import DriverWatch, EpochRecord, EpochWriter, Ledger, TrialRecord
 from pgsearch.search.control import Listener, SearchControl
 from pgsearch.search.study import SearchStudy
+from pgsearch.search.workers import Workers
 
 SECONDS_BETWEEN_LOOKS_AT_RAY = 5.0
+MOST_PREEMPTIONS = 20
+"""In a row of one trial, without an epoch between: its epochs are longer than its nodes live."""
 
 REPORTED_COLUMNS = (
     "loss.train",
@@ -102,8 +106,11 @@ class Adapter:
         self.control, self.listener = control, listener
         self.running: dict[str, int] = {}
         """Numbers of the trials that are placed, by Tune's id."""
+        self.workers = Workers(study.spec.max_epoch_seconds)
         self.losses: Counter[int] = Counter()
         """Lost workers of each trial since its last progress."""
+        self.preemptions: Counter[int] = Counter()
+        """Those whose node was taken away with notice, which no trial brings about."""
         self.newest_epoch: dict[int, int] = {}
         self.worker_errors: dict[str, str] = {}
 
@@ -129,7 +136,7 @@ class Adapter:
                 name="tune",
                 storage_path=str(scratch),
                 failure_config=tune.FailureConfig(max_failures=0),  # see `take_loss`
-                stop=_StopWhenAsked(self.control),
+                stop=_StopWhenAsked(self),
                 verbose=0,
             ),
         )
@@ -178,7 +185,7 @@ class Adapter:
         epoch = int(report["epoch"])
         if epoch > self.newest_epoch.get(number, 0):  # not one that a new attempt tells again
             self.newest_epoch[number] = epoch
-            del self.losses[number]
+            del self.losses[number], self.preemptions[number]
         self.listener.epoch_recorded(record, report)
         if epoch == record.configuration["training.epochs"]:
             self._ended(self.study.complete(number))
@@ -199,17 +206,28 @@ class Adapter:
         with self._storage_errors_stop_the_search():
             if self.study.records[number].state.is_finished:
                 return
-            self.losses[number] += 1
-            if self.losses[number] <= self.study.spec.max_retries:
-                self._interrupted(number, f"its worker was lost: {reason}")
+            preempted = self.workers.was_preempted(trial_id)
+            lost = self.preemptions if preempted else self.losses
+            most = MOST_PREEMPTIONS if preempted else self.study.spec.max_retries
+            what = "its node was taken away" if preempted else "its worker was lost"
+            lost[number] += 1
+            if lost[number] <= most:
+                self._interrupted(number, f"{what}: {reason}")
                 return
+            limit = "epochs are too long for such nodes" if preempted else f"max_retries={most}"
             self._ended(
                 self.study.fail(
                     number,
-                    f"its worker was lost {self.losses[number]} times in a row without an epoch "
-                    f"between (max_retries={self.study.spec.max_retries}); the last time: {reason}",
+                    f"{what} {lost[number]} times in a row without an epoch between ({limit}); "
+                    f"the last time: {reason}",
                 )
             )
+
+    def in_every_turn(self) -> None:
+        """Look after what runs; called by Tune's loop."""
+        self.workers.look()
+        for trial_id, reason in self.workers.end_stuck():
+            self.worker_errors[trial_id] = reason
 
     @contextlib.contextmanager
     def _storage_errors_stop_the_search(self) -> Iterator[None]:
@@ -238,9 +256,11 @@ class _StudySearcher(Searcher):
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         # An end without a lost worker was seen by the scheduler, in the trial's last report.
+        reason = self._adapter.worker_errors.pop(trial_id, "unknown")
         if error:
-            self._adapter.take_loss(trial_id, self._adapter.worker_errors.pop(trial_id, "unknown"))
+            self._adapter.take_loss(trial_id, reason)
         self._adapter.running.pop(trial_id, None)
+        self._adapter.workers.remove(trial_id)
 
     def save(self, checkpoint_path: str) -> None:
         """Save nothing: the ledger is the state."""
@@ -256,13 +276,21 @@ class _StudyScheduler(FIFOScheduler):
         super().__init__()
         self._adapter = adapter
 
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        self._adapter.workers.add(trial)
+
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        self._adapter.workers.got_on(trial.trial_id)
         goes_on = self._adapter.take_report(trial.config["number"], result)
         return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         # Just before the searcher is told, which is not told why.
-        self._adapter.worker_errors[trial.trial_id] = _reason(trial)
+        self._adapter.worker_errors.setdefault(trial.trial_id, _reason(trial))
+
+
+_FIELD = re.compile(r"(class_name|actor_id|pid|name|namespace|ip): ")
+"""Begins the lines that say of which actor Ray speaks."""
 
 
 def _reason(trial: Any) -> str:
@@ -271,15 +299,15 @@ def _reason(trial: Any) -> str:
         lines = Path(trial.error_file).read_text(encoding="utf-8").split("\n")
     except OSError:
         return "unknown"
-    said = [line.strip() for line in lines if line.strip()]
+    said = [line.strip() for line in lines if line.strip() and not _FIELD.match(line.strip())]
     return said[-1].removeprefix("pgsearch.errors.") if said else "unknown"
 
 
 class _StopWhenAsked(tune.Stopper):
     """Asked by Tune in every turn of its loop."""
 
-    def __init__(self, control: SearchControl) -> None:
-        self._control = control
+    def __init__(self, adapter: Adapter) -> None:
+        self._adapter, self._control = adapter, adapter.control
         self._look_due = 0.0
 
     def __getstate__(self) -> dict[str, Any]:
@@ -297,6 +325,8 @@ class _StopWhenAsked(tune.Stopper):
             # Tune would wait for ever for a place on nodes that are no more.
             if not any(node["Alive"] for node in ray.nodes()):
                 self._control.ray_lost = "Ray has no living node any more"
+        if not self._control.ray_lost:
+            self._adapter.in_every_turn()
         return self._control.should_end_now
 
 

@@ -183,6 +183,26 @@ def test_a_worker_lost_too_often_ends_its_trial_not_the_search_and_can_be_retrie
 
 
 @pytest.mark.promise(4)
+def test_a_stuck_trial_is_ended_and_goes_on(tmp_path: Path) -> None:
+    search = Search(
+        tmp_path,
+        SPEC.replace("trials: 5", "trials: 2") + "max_epoch_seconds: 30\n",
+        spy=True,
+        environment={"PGSEARCH_SPY_SECONDS": "0.05"},
+    )
+    process = search.start()
+    search.wait_for_epochs(2, process)
+    stuck = search.steps()[-1][3]
+    os.kill(stuck, signal.SIGSTOP)
+    code, said = ended(process)
+    assert code == 0, said
+    assert said.count("its worker was lost: no epoch within max_epoch_seconds=30") == 1
+    assert not lives(stuck)
+    assert_whole(search, trials=2)
+    assert sorted(trial.attempts for trial in search.ledger.trials()) == [1, 2]
+
+
+@pytest.mark.promise(4)
 def test_a_bug_in_user_code_is_not_retried(tmp_path: Path) -> None:
     search = Search(
         tmp_path,
@@ -259,7 +279,7 @@ def test_signals_checkpoint_in_the_middle_of_an_epoch(tmp_path: Path, points: Po
 
 @pytest.mark.promise(8)
 def test_a_second_signal_ends_at_once(tmp_path: Path, points: Points) -> None:
-    search = Search(tmp_path, spy=True, environment={"PGSEARCH_SPY_SECONDS": "30"})
+    search = Search(tmp_path, spy=True, environment={"PGSEARCH_SPY_SECONDS": "90"})
     process = search.start()
     search.wait_for_steps(1, process)
     with points.point():  # a step that takes longer than the grace
@@ -268,9 +288,9 @@ def test_a_second_signal_ends_at_once(tmp_path: Path, points: Points) -> None:
         assert process.poll() is None
         start = time.monotonic()
         process.send_signal(signal.SIGINT)
-        code, said = ended(process, 30)
+        code, said = ended(process, 60)
         assert code == 75, said
-        assert time.monotonic() - start < 5
+        assert time.monotonic() - start < 20
     search.spy_log.unlink()
     process = search.start("--grace", "3")
     search.wait_for_steps(1, process)
@@ -279,7 +299,7 @@ def test_a_second_signal_ends_at_once(tmp_path: Path, points: Points) -> None:
         process.send_signal(signal.SIGTERM)
         code, said = ended(process, 60)
         assert code == 75, said
-        assert time.monotonic() - start < 3 + 15
+        assert time.monotonic() - start < 3 + 45  # on a busy machine too, but before the step ends
 
 
 @pytest.mark.promise(5)
