@@ -201,6 +201,7 @@ def play(cluster: LocalCluster, results: Path) -> None:
     cluster.add(2)
     cluster.add(3)
     where = ("--results", str(results))
+    pgsearch("doctor", "--address", cluster.address, *where)
     pgsearch("submit", SPEC, "trials=10", *where)
     wait_for(lambda: trials_begun() >= 3, "the first epoch of a third trial")
     pgsearch("jobs")
