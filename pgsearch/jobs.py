@@ -269,8 +269,11 @@ class JobServer:
                 f"--address {self.address}: no job server of Ray answers there (HTTP "
                 f"{error.code}); name the head's dashboard, such as http://HEAD:8265"
             ) from None
-        except AuthenticationError as error:
-            raise UsageError(f"RAY_AUTH_MODE: {error}") from None
+        except AuthenticationError:
+            raise UsageError(
+                f"--address {self.address}: RAY_AUTH_MODE is token, and there is no token here; set "
+                "RAY_AUTH_TOKEN to the cluster's, or RAY_AUTH_TOKEN_PATH to a file of it"
+            ) from None
         except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as error:
             reason = getattr(error, "reason", error)
             raise UsageError(

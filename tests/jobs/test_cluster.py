@@ -163,10 +163,12 @@ def test_what_cannot_begin(terminal: Terminal) -> None:
     assert "did you mean epochs?" in err
     code, _, err = terminal.run(*words, "--env", "NOT_SET")
     assert (code, "--env NOT_SET: is not set here" in err) == (2, True)
-    for token in ("0" * 64, ""):
+    for token, said in (
+        ("0" * 64, "the cluster has another token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"),
+        ("", "there is no token here; set RAY_AUTH_TOKEN to the cluster's"),
+    ):
         code, _, err = terminal.run("jobs", RAY_AUTH_TOKEN=token)
-        assert code == 2
-        assert "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to the cluster's" in err
+        assert (code, said in err) == (2, True), err
     code, _, err = terminal.run("jobs", RAY_AUTH_MODE="disabled")
     assert (code, "the cluster wants a token" in err) == (2, True)
     code, _, err = terminal.run("logs", "unknown")
