@@ -271,8 +271,8 @@ class JobServer:
             ) from None
         except AuthenticationError:
             raise UsageError(
-                f"--address {self.address}: RAY_AUTH_MODE is token, and there is no token here; set "
-                "RAY_AUTH_TOKEN to the cluster's, or RAY_AUTH_TOKEN_PATH to a file of it"
+                f"--address {self.address}: RAY_AUTH_MODE is token, and there is no token here; "
+                "set RAY_AUTH_TOKEN to the cluster's, or RAY_AUTH_TOKEN_PATH to a file of it"
             ) from None
         except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as error:
             reason = getattr(error, "reason", error)
