@@ -2,9 +2,9 @@
 
 import functools
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from pgsearch.config.base import Config
 from pgsearch.config.merge import at_path, merge
@@ -51,6 +51,17 @@ class Objective(Config):
         return f"map.{self.split}.{self.part}"
 
 
+def _not_of_ray(name: str) -> str:
+    if name.upper() in ("CPU", "GPU", "MEMORY", "OBJECT_STORE_MEMORY"):
+        raise ValueError(f"{name} is Ray's own: ask for it by cpus, gpus or memory_gb")
+    return name
+
+
+ResourceName: TypeAlias = Annotated[
+    str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,62}$"), AfterValidator(_not_of_ray)
+]
+
+
 class Resources(Config):
     """What one trial occupies."""
 
@@ -59,6 +70,12 @@ class Resources(Config):
         0, ge=0, le=10_000, description="may be a fraction: 0.25 packs four trials on a GPU"
     )
     memory_gb: float | None = Field(None, gt=0, le=1_000_000)
+    custom: dict[ResourceName, Annotated[float, Field(gt=0, le=10_000)]] = Field(
+        default_factory=dict,
+        max_length=20,
+        description="what only some nodes of a cluster have, by the name that `ray start "
+        "--resources` gave it: such as {deadline: 1}, to keep these nodes for some searches",
+    )
 
     @field_validator("gpus")
     @classmethod

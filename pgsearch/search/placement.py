@@ -1,7 +1,8 @@
 """How many trials fit on the nodes of a Ray: a trial is placed on one node, never on two."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from pgsearch.config import SearchSpec
@@ -23,6 +24,8 @@ class Node(NamedTuple):
     cpus: float
     gpus: float
     memory_bytes: float
+    custom: Mapping[str, float] = MappingProxyType({})
+    """What was given to `ray start --resources`, and more of Ray's own."""
     grows: bool = False
     """Whether its cluster adds nodes when trials wait for them."""
 
@@ -42,6 +45,7 @@ def alive_nodes() -> list[Node]:
             cpus=node["Resources"].get("CPU", 0.0),
             gpus=node["Resources"].get("GPU", 0.0),
             memory_bytes=node["Resources"].get("memory", 0.0),
+            custom=node["Resources"],
             grows=GROWS in node["Resources"],
         )
         for node in ray.nodes()
@@ -76,11 +80,17 @@ def num_places(nodes: Sequence[Node], resources: Resources) -> int:
     places = sum(_places_on(node, resources) for node in nodes)
     if places:
         return places
-    needs = _words(resources, resources.cpus, resources.gpus, (resources.memory_gb or 0) * 1e9)
+    needs = _words(
+        resources,
+        resources.cpus,
+        resources.gpus,
+        (resources.memory_gb or 0) * 1e9,
+        resources.custom,
+    )
     if not nodes:
         raise UsageError(f"a trial needs {needs}, and Ray has no node")
     largest = max(nodes, key=lambda node: _share(node, resources))
-    has = _words(resources, largest.cpus, largest.gpus, largest.memory_bytes)
+    has = _words(resources, largest.cpus, largest.gpus, largest.memory_bytes, largest.custom)
     raise UsageError(
         f"a trial needs {needs} on one node, and none has them: the largest, {largest}, has {has}; "
         "lower resources in the spec, or add a larger node"
@@ -95,6 +105,7 @@ def _places_on(node: Node, resources: Resources) -> int:
         limits.append(_whole(node.gpus) * _whole(1 / resources.gpus))
     if resources.memory_gb:
         limits.append(_whole(node.memory_bytes / (resources.memory_gb * 1e9)))
+    limits += [_whole(node.custom.get(k, 0.0) / n) for k, n in resources.custom.items()]
     return min(limits)
 
 
@@ -109,12 +120,15 @@ def _share(node: Node, resources: Resources) -> float:
         share += min(1.0, node.gpus / resources.gpus)
     if resources.memory_gb:
         share += min(1.0, node.memory_bytes / (resources.memory_gb * 1e9))
-    return share
+    return share + sum(min(1.0, node.custom.get(k, 0.0) / n) for k, n in resources.custom.items())
 
 
-def _words(asked: Resources, cpus: float, gpus: float, memory_bytes: float) -> str:
+def _words(
+    asked: Resources, cpus: float, gpus: float, memory_bytes: float, custom: Mapping[str, float]
+) -> str:
     """Return an amount in words, of what is asked for."""
     parts = [f"{cpus:g} CPUs"]
     parts += [f"{gpus:g} GPUs"] if asked.gpus else []
     parts += [f"{memory_bytes / 1e9:.1f} GB of memory"] if asked.memory_gb else []
+    parts += [f"{custom.get(name, 0.0):g} {name}" for name in asked.custom]
     return " and ".join(parts)

@@ -120,7 +120,11 @@ class Adapter:
 
     def tuner(self, spec: SearchSpec, *, max_concurrent: int, scratch: Path) -> tune.Tuner:
         """Return a fresh Tune experiment; `scratch` takes its state, which nobody reads."""
-        resources = {"cpu": spec.resources.cpus, "gpu": spec.resources.gpus}
+        resources = {
+            "cpu": spec.resources.cpus,
+            "gpu": spec.resources.gpus,
+            **spec.resources.custom,
+        }
         if spec.resources.memory_gb is not None:
             resources["memory"] = spec.resources.memory_gb * 1e9
         return tune.Tuner(

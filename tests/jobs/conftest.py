@@ -59,13 +59,13 @@ def s3() -> Iterator[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def cluster(s3: dict[str, str]) -> Iterator[LocalCluster]:
-    """A head for drivers and two workers, which all know the object store."""
+    """A head for drivers and two workers, of which one is kept for what has a deadline."""
     with (
         tempfile.TemporaryDirectory(prefix="pgs-", dir="/tmp") as folder,
         LocalCluster(Path(folder), s3) as cluster,
     ):
         cluster.add(2)
-        cluster.add(3)
+        cluster.add(3, "--resources", '{"deadline": 1}')
         yield cluster
     assert cluster.processes() == []
 

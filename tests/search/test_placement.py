@@ -70,6 +70,29 @@ def test_a_trial_larger_than_every_node_names_the_largest() -> None:
     assert num_places(nodes, Resources(cpus=8, gpus=0.5)) == 1
 
 
+def test_what_only_some_nodes_have() -> None:
+    nodes = [node(8), node(8, address="10.0.0.2")._replace(custom={"deadline": 2.5, "CPU": 8})]
+    assert num_places(nodes, Resources(custom={"deadline": 1})) == 2
+    assert num_places(nodes, Resources(cpus=8, custom={"deadline": 1})) == 1
+    with pytest.raises(UsageError) as caught:
+        num_places(nodes, Resources(custom={"deadline": 3}))
+    assert str(caught.value) == (
+        "a trial needs 1 CPUs and 3 deadline on one node, and none has them: the largest, 10.0.0.2 "
+        "(host), has 8 CPUs and 2.5 deadline; lower resources in the spec, or add a larger node"
+    )
+
+
+@pytest.mark.parametrize(
+    ("custom", "message"),
+    [({"GPU": 1}, "GPU is Ray's own: ask for it by cpus, gpus or memory_gb"),
+     ({"a b": 1}, "a b"),
+     ({"deadline": 0}, "deadline")],
+)  # fmt: skip
+def test_custom_resources_that_are_none(custom: dict[str, float], message: str) -> None:
+    with pytest.raises(InvalidSpec, match=message):
+        spec(resources={"custom": custom})
+
+
 def test_a_part_of_a_gpu_beyond_one_is_refused() -> None:
     with pytest.raises(InvalidSpec, match="above 1 it is a whole number, such as 1"):
         spec(resources={"gpus": 1.5})
