@@ -2,8 +2,9 @@
 
 import sys
 import warnings
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Final
 
 import typer
 from rich.console import Console
@@ -44,58 +45,47 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 # In the order in which they are needed; each explains itself at length in its own help.
-app.command("run", short_help="Run a search, or go on with it after any interruption.")(run.run)
-app.command("retry", short_help="Run failed trials again, as new trials that name the old.")(
-    run.retry
-)
-app.command("confirm", short_help="Train the best of a search again, with fresh seeds.")(
-    confirm.confirm
-)
-app.command("train", short_help="Train one configuration in this process, without Ray.")(run.train)
-app.command("check", short_help="Say all that is wrong with specs, before anything runs.")(
-    spec.check
-)
-app.command("plan", short_help="Show what a search would do, and at what cost.")(spec.plan)
-app.command("schema", short_help="Describe specs, for editors, or the columns of results.")(
-    spec.schema
-)
-app.command("status", short_help="Show how a search stands.")(read.status)
-app.command("table", short_help="Print mean ± std over seeds, beside the paper's numbers.")(
-    table.table
-)
-app.command("best", short_help="Show the best configuration, or a spec that trains it again.")(
-    read.best
-)
-app.command("compare", short_help="Compare configurations or methods, paired by seed.")(
-    compare.compare
-)
-app.command("importance", short_help="Show which parameters mattered, and what each did.")(
-    importance.importance
-)
-app.command("plot", short_help="Draw figures at paper size, with their numbers as CSV.")(plot.plot)
-app.command("report", short_help="Write a report as one HTML file that needs no network.")(
-    web.report
-)
-app.command("serve", short_help="Serve pages that follow the searches while they run.")(web.serve)
-app.command("export", short_help="Write a search for Optuna, MLflow, TensorBoard or as CSV.")(
-    export.export
-)
-app.command("evaluate", short_help="Score a trained classifier on a data set.")(predict.evaluate)
-app.command("predict", short_help="Print the probability of every class for images.")(
-    predict.predict
-)
-app.command("verify", short_help="Read every file with its checksum; repair.")(storage.verify)
-app.command("gc", short_help="Show what nothing needs any more, and free it.")(storage.gc)
-app.command("doctor", short_help="Try whether a storage, and a cluster, do what is needed.")(
-    doctor.doctor
-)
-app.command("submit", short_help="Run a search on a Ray cluster, as a job.")(jobs.submit)
-app.command("jobs", short_help="List the jobs of searches on a Ray cluster.")(jobs.jobs)
-app.command("logs", short_help="Print what a job has printed; follow it.")(jobs.logs)
-app.command("stop", short_help="Let a job's trials checkpoint, and end it.")(jobs.stop)
-app.command("resume", short_help="Go on with a search as a new job.")(jobs.resume)
-app.add_typer(data.app, name="data")
-app.add_typer(cluster.app, name="cluster")
+_COMMANDS: Final[Mapping[str, Sequence[tuple[Callable[..., None], str]]]] = {
+    "Search": (
+        (run.run, "Run a search, or go on with it after any interruption."),
+        (run.retry, "Run failed trials again, as new trials that name the old."),
+        (confirm.confirm, "Train the best of a search again, with fresh seeds."),
+        (run.train, "Train one configuration in this process, without Ray."),
+        (spec.check, "Say all that is wrong with specs, before anything runs."),
+        (spec.plan, "Show what a search would do, and at what cost."),
+        (spec.schema, "Describe specs, for editors, or the columns of results."),
+    ),
+    "Search on a Ray cluster": (
+        (jobs.submit, "Run a search as a job that outlives this terminal."),
+        (jobs.jobs, "List the jobs of searches."),
+        (jobs.logs, "Print what a job has printed; follow it."),
+        (jobs.stop, "Let a job's trials checkpoint, and end it."),
+        (jobs.resume, "Go on with a search as a new job."),
+    ),
+    "Read results": (
+        (read.status, "Show how a search stands."),
+        (table.table, "Print mean ± std over seeds, beside the paper's numbers."),
+        (read.best, "Show the best configuration, or a spec that trains it again."),
+        (compare.compare, "Compare configurations or methods, paired by seed."),
+        (importance.importance, "Show which parameters mattered, and what each did."),
+        (plot.plot, "Draw figures at paper size, with their numbers as CSV."),
+        (web.report, "Write a report as one HTML file that needs no network."),
+        (web.serve, "Serve pages that follow the searches while they run."),
+        (export.export, "Write a search for Optuna, MLflow, TensorBoard or as CSV."),
+        (predict.evaluate, "Score a trained classifier on a data set."),
+        (predict.predict, "Print the probability of every class for images."),
+    ),
+    "Look after it": (
+        (doctor.doctor, "Try whether a storage, and a cluster, do what is needed."),
+        (storage.verify, "Read every file with its checksum; repair."),
+        (storage.gc, "Show what nothing needs any more, and free it."),
+    ),
+}
+for _panel, _commands in _COMMANDS.items():
+    for _command, _short_help in _commands:
+        app.command(short_help=_short_help, rich_help_panel=_panel)(_command)
+app.add_typer(cluster.app, name="cluster", rich_help_panel="Search on a Ray cluster")
+app.add_typer(data.app, name="data", rich_help_panel="Look after it")
 
 
 def main() -> None:
