@@ -142,8 +142,10 @@ def jobs(address: Server = DEFAULT_SERVER, as_json: Json = False) -> None:
     for job in found:
         facts = progress[job.results, job.search]
         done = "–" if facts["done"] is None else f"{facts['done']}/{facts['trials']}"
-        best = "–" if facts["best"] is None else f"{100 * facts['best']:.2f}"
-        words = [job.id, job.search, _state(job, facts), done, best, _age(job), job.results]
+        words = [
+            *(job.id, job.search, _state(job, facts), done),
+            *(_best(facts), _age(job), job.results),
+        ]
         rows.append(tuple(Cell(word) for word in words))
     columns = ("job", "search", "state", "trials done", "best", "age", "results")
     text = frozenset({"job", "search", "state", "results"})
@@ -273,8 +275,8 @@ def _state(job: "Job", facts: Mapping[str, Any]) -> str:
     """Return a job's state, and why it does nothing yet."""
     if job.state == "PENDING":
         return "PENDING (waits for a node, or its environment is set up)"
-    if job.state == "RUNNING" and facts.get("begun") == 0:
-        return "RUNNING (no trial has begun: data is prepared, or nodes start)"
+    if job.state == "RUNNING" and facts.get("with_epochs") == 0:
+        return "RUNNING (no epoch yet: data is prepared, or nodes start)"
     if job.state == "FAILED" and job.driver_exit_code is not None:
         return f"FAILED (exit code {job.driver_exit_code})"
     return job.state
@@ -286,20 +288,29 @@ def _progress(results: str, search: str) -> dict[str, Any]:
     from pgsearch.errors import PgsearchError
     from pgsearch.results import find_search, read_trials
 
-    unknown = {"trials": None, "begun": None, "done": None, "best": None}
+    unknown = dict.fromkeys(("trials", "with_epochs", "done", "objective", "best"))
     try:
         ledger = find_search(search, results)
         spec = ledger.spec()
         states = read_trials(ledger, ["state"])["state"].to_pylist()
+        with_epochs = len(ledger.versions("epochs"))
         ranked = ranked_configurations(complete_trials(ledger), spec)
     except PgsearchError:
         return unknown
     return {
         "trials": spec.num_trials,
-        "begun": len(states),
+        "with_epochs": with_epochs,
         "done": sum(state != "RUNNING" for state in states),
+        "objective": spec.objective[0].column,
         "best": None if ranked.empty else float(ranked.iloc[0]["value"]),
     }
+
+
+def _best(facts: Mapping[str, Any]) -> str:
+    if facts["best"] is None:
+        return "–"
+    is_share = str(facts["objective"]).startswith(("map", "f1"))
+    return f"{100 * facts['best']:.2f} %" if is_share else f"{facts['best']:.4g}"
 
 
 def _age(job: "Job") -> str:
