@@ -137,8 +137,15 @@ def _text_problems(data: Any) -> Iterator[tuple[Location, str]]:
 
 def _translated(error: ValidationError, data: Any) -> Iterator[tuple[Location, str]]:
     """Yield the places and messages of the first problems that pydantic found."""
+    found: list[tuple[Location, str]] = []
     for item in error.errors(include_url=False)[: MAX_PROBLEMS + 1]:
-        yield _translate(item, data)
+        location, text = _translate(item, data)
+        if found and found[-1][0] == location and item["type"] == "literal_error":
+            # The value is no number and no word either, each a problem to pydantic.
+            found[-1] = location, f"{found[-1][1]}, or {item['ctx']['expected']}"
+        else:
+            found.append((location, text))
+    yield from found
 
 
 def _translate(item: Any, data: Any) -> tuple[Location, str]:
@@ -174,8 +181,8 @@ def _without_tags(location: Sequence[str | int], data: Any) -> Location:
         try:
             data = data[part]
         except (KeyError, IndexError, TypeError):
-            is_missing_key = part == location[-1] and not (
-                isinstance(data, Mapping) and part in data.values()
+            is_missing_key = (
+                part == location[-1] and isinstance(data, Mapping) and part not in data.values()
             )
             if not is_missing_key:
                 continue

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
@@ -31,6 +31,8 @@ RESUMABLE_CHANGES = frozenset(
 )
 
 Location: TypeAlias = tuple[str | int, ...]
+AUTO: Final = "auto"
+"""Of a resource: as much as a trial was measured to need."""
 
 
 class Objective(Config):
@@ -66,10 +68,16 @@ class Resources(Config):
     """What one trial occupies."""
 
     cpus: float = Field(1, gt=0, le=10_000)
-    gpus: float = Field(
-        0, ge=0, le=10_000, description="may be a fraction: 0.25 packs four trials on a GPU"
+    gpus: Annotated[float, Field(ge=0, le=10_000)] | Literal["auto"] = Field(
+        0.0,
+        description="may be a fraction: 0.25 packs four trials on a GPU; auto: the first trial "
+        "has a GPU for itself, and its peak memory decides how many share one",
     )
-    memory_gb: float | None = Field(None, gt=0, le=1_000_000)
+    memory_gb: Annotated[float, Field(gt=0, le=1_000_000)] | Literal["auto"] | None = Field(
+        None,
+        description="of the node; auto: what the first trial was measured to need; null: not "
+        "looked at",
+    )
     custom: dict[ResourceName, Annotated[float, Field(gt=0, le=10_000)]] = Field(
         default_factory=dict,
         max_length=20,
@@ -79,8 +87,8 @@ class Resources(Config):
 
     @field_validator("gpus")
     @classmethod
-    def _of_one_gpu_or_whole_ones(cls, gpus: float) -> float:
-        if gpus > 1 and gpus != int(gpus):
+    def _of_one_gpu_or_whole_ones(cls, gpus: float | Literal["auto"]) -> float | Literal["auto"]:
+        if gpus != AUTO and gpus > 1 and gpus != int(gpus):
             raise ValueError(f"above 1 it is a whole number, such as {int(gpus)}")
         return gpus
 

@@ -15,12 +15,21 @@ from pgsearch.results.storage import Conflict, Tag
 class EpochWriter:
     """Records the epochs of one execution of a trial.
 
+    Args:
+        ledger: where.
+        trial: of what.
+        attempt: which execution.
+        gpus: what it occupies, a part where it shares one; None where nobody counts.
+
     Raises:
         StorageError: the file is damaged, or holds epochs of something else.
     """
 
-    def __init__(self, ledger: Ledger, trial: TrialSpec, attempt: int) -> None:
+    def __init__(
+        self, ledger: Ledger, trial: TrialSpec, attempt: int, *, gpus: float | None = None
+    ) -> None:
         self._ledger, self._trial, self._attempt = ledger, trial, attempt
+        self._gpus = gpus
         self._file = ledger.file("epochs", trial.number)
         self._table: pa.Table = epoch_schema().empty_table()
         self._tag: Tag | None = None
@@ -40,7 +49,7 @@ class EpochWriter:
                     f"{self._trial.uid}: attempt {self._attempt} was replaced by a newer one and "
                     "records nothing more"
                 )
-            new = epoch_row(record, self._trial, self._attempt)
+            new = epoch_row(record, self._trial, self._attempt) | {"gpus": self._gpus}
             table = pa.concat_tables([self._table, as_table([new], epoch_schema())])
             try:
                 self._tag = self._file.swap(as_parquet(table), self._tag)

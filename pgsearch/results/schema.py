@@ -149,6 +149,7 @@ def epoch_schema() -> pa.Schema:
         ("evaluation_seconds", pa.float64(), "time of the evaluations"),
         ("images_per_second", pa.float64(), "num_train_images / train_seconds"),
         ("peak_memory_bytes", pa.int64(), "peak memory so far: of the process, or of the GPU"),
+        ("gpus", pa.float64(), "GPUs that the trial occupied, a part of one where it shared it"),
     ]
     for split in EVALUATED_SPLITS:
         columns.append(

@@ -6,13 +6,28 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from pgsearch.config import SearchSpec
-from pgsearch.config.search import Resources
 from pgsearch.errors import UsageError
 
 GROWS: Final = "pgsearch-grows"
 """Custom resource by which a node says that more nodes come when trials wait for them."""
 
 _TOLERANCE = 1e-6  # 0.7 / 0.1 is a little below 7
+
+
+class Share(NamedTuple):
+    """What one trial occupies of its node."""
+
+    cpus: float = 1
+    gpus: float = 0
+    """Part of one, or whole ones."""
+    memory_gb: float | None = None
+    """None where it is not looked at."""
+    custom: Mapping[str, float] = MappingProxyType({})
+
+    def for_ray(self) -> dict[str, float]:
+        """Return it by Ray's names, memory in bytes."""
+        memory = {} if self.memory_gb is None else {"memory": self.memory_gb * 1e9}
+        return {"cpu": self.cpus, "gpu": self.gpus, **memory, **self.custom}
 
 
 class Node(NamedTuple):
@@ -54,8 +69,8 @@ def alive_nodes() -> list[Node]:
     return sorted(nodes, key=lambda node: (node.address, node.node_id))
 
 
-def num_at_a_time(nodes: Sequence[Node], spec: SearchSpec) -> int:
-    """Return how many trials of a search are to run at a time.
+def num_at_a_time(nodes: Sequence[Node], spec: SearchSpec, share: Share) -> int:
+    """Return how many trials of a search, of this share each, are to run at a time.
 
     In a cluster that grows, as many as the spec says: those without a place make it grow.
 
@@ -68,44 +83,38 @@ def num_at_a_time(nodes: Sequence[Node], spec: SearchSpec) -> int:
                 "at a time, such as max_concurrent=8"
             )
         return spec.max_concurrent
-    places = num_places(nodes, spec.resources)
+    places = num_places(nodes, share)
     return min(spec.max_concurrent or places, places)
 
 
-def num_places(nodes: Sequence[Node], resources: Resources) -> int:
+def num_places(nodes: Sequence[Node], share: Share) -> int:
     """Return how many trials these nodes hold at a time.
 
     Raises UsageError where no single node holds one.
     """
-    places = sum(_places_on(node, resources) for node in nodes)
+    places = sum(_places_on(node, share) for node in nodes)
     if places:
         return places
-    needs = _words(
-        resources,
-        resources.cpus,
-        resources.gpus,
-        (resources.memory_gb or 0) * 1e9,
-        resources.custom,
-    )
+    needs = _words(share, share.cpus, share.gpus, (share.memory_gb or 0) * 1e9, share.custom)
     if not nodes:
         raise UsageError(f"a trial needs {needs}, and Ray has no node")
-    largest = max(nodes, key=lambda node: _share(node, resources))
-    has = _words(resources, largest.cpus, largest.gpus, largest.memory_bytes, largest.custom)
+    largest = max(nodes, key=lambda node: _covered(node, share))
+    has = _words(share, largest.cpus, largest.gpus, largest.memory_bytes, largest.custom)
     raise UsageError(
         f"a trial needs {needs} on one node, and none has them: the largest, {largest}, has {has}; "
         "lower resources in the spec, or add a larger node"
     )
 
 
-def _places_on(node: Node, resources: Resources) -> int:
-    limits = [_whole(node.cpus / resources.cpus)]
-    if resources.gpus >= 1:
-        limits.append(_whole(node.gpus / resources.gpus))
-    elif resources.gpus:  # a part of a GPU is never of two
-        limits.append(_whole(node.gpus) * _whole(1 / resources.gpus))
-    if resources.memory_gb:
-        limits.append(_whole(node.memory_bytes / (resources.memory_gb * 1e9)))
-    limits += [_whole(node.custom.get(k, 0.0) / n) for k, n in resources.custom.items()]
+def _places_on(node: Node, share: Share) -> int:
+    limits = [_whole(node.cpus / share.cpus)]
+    if share.gpus >= 1:
+        limits.append(_whole(node.gpus / share.gpus))
+    elif share.gpus:  # a part of a GPU is never of two
+        limits.append(_whole(node.gpus) * _whole(1 / share.gpus))
+    if share.memory_gb:
+        limits.append(_whole(node.memory_bytes / (share.memory_gb * 1e9)))
+    limits += [_whole(node.custom.get(k, 0.0) / n) for k, n in share.custom.items()]
     return min(limits)
 
 
@@ -113,18 +122,18 @@ def _whole(ratio: float) -> int:
     return math.floor(ratio + _TOLERANCE)
 
 
-def _share(node: Node, resources: Resources) -> float:
+def _covered(node: Node, share: Share) -> float:
     """Return how much of what a trial needs a node has."""
-    share = min(1.0, node.cpus / resources.cpus)
-    if resources.gpus:
-        share += min(1.0, node.gpus / resources.gpus)
-    if resources.memory_gb:
-        share += min(1.0, node.memory_bytes / (resources.memory_gb * 1e9))
-    return share + sum(min(1.0, node.custom.get(k, 0.0) / n) for k, n in resources.custom.items())
+    covered = min(1.0, node.cpus / share.cpus)
+    if share.gpus:
+        covered += min(1.0, node.gpus / share.gpus)
+    if share.memory_gb:
+        covered += min(1.0, node.memory_bytes / (share.memory_gb * 1e9))
+    return covered + sum(min(1.0, node.custom.get(k, 0.0) / n) for k, n in share.custom.items())
 
 
 def _words(
-    asked: Resources, cpus: float, gpus: float, memory_bytes: float, custom: Mapping[str, float]
+    asked: Share, cpus: float, gpus: float, memory_bytes: float, custom: Mapping[str, float]
 ) -> str:
     """Return an amount in words, of what is asked for."""
     parts = [f"{cpus:g} CPUs"]

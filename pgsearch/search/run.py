@@ -27,6 +27,7 @@ from pgsearch.results.read import keep_beside
 from pgsearch.results.storage import Storage, absolute_storage
 from pgsearch.search.connection import cluster, cluster_address, own_ray
 from pgsearch.search.control import Listener, SearchControl
+from pgsearch.search.packing import Packing
 from pgsearch.search.placement import alive_nodes, num_at_a_time
 from pgsearch.search.signals import StopSignals
 from pgsearch.search.study import SearchStudy
@@ -148,7 +149,8 @@ def run_search(
 def _require_fit_cluster(spec: SearchSpec, storage: Storage) -> None:
     from pgsearch.search.nodes import require_fit_nodes  # after Ray's settings
 
-    num_at_a_time(alive_nodes(), spec)
+    nodes = alive_nodes()
+    num_at_a_time(nodes, spec, Packing(spec, nodes).at_first())
     require_fit_nodes(storage)
 
 
@@ -168,8 +170,11 @@ def _run_trials(
     )
 
     end_trials_not_the_search_when_memory_runs_out()
-    adapter = Adapter(ledger, study, control, listener)
-    limit = num_at_a_time(alive_nodes(), spec)
+    nodes = alive_nodes()
+    packing = Packing(spec, nodes)
+    adapter = Adapter(ledger, study, control, listener, packing)
+    num_at_a_time(nodes, spec, packing.at_first())
+    limit = num_at_a_time(nodes, spec, packing.at_most_packed())
     with tempfile.TemporaryDirectory(prefix="pgsearch-tune-") as scratch:
         adapter.tuner(spec, max_concurrent=limit, scratch=Path(scratch)).fit()
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.tune.execution.placement_groups import resource_dict_to_pg_factory
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -31,6 +32,8 @@ from pgsearch.errors import (
 )
 from pgsearch.results import DriverWatch, EpochRecord, EpochWriter, Ledger, TrialRecord
 from pgsearch.search.control import Listener, SearchControl
+from pgsearch.search.packing import Packing
+from pgsearch.search.placement import Share, alive_nodes, num_at_a_time, num_places
 from pgsearch.search.study import SearchStudy
 from pgsearch.search.workers import Workers
 
@@ -54,10 +57,11 @@ def train_trial(config: dict[str, Any]) -> None:
     from pgsearch.training.best_epoch import best_epoch_of
     from pgsearch.training.checkpoint import Checkpoints
     from pgsearch.training.fit import fit
+    from pgsearch.training.memory import needed_memory
 
     with contextlib.suppress(OSError):  # paths of the spec are relative to the driver's, if any
         os.chdir(config["working_folder"])
-    if not config["gpus"]:
+    if not config["resources"]["gpu"]:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray hides no GPU from a trial that asked for none
     trial = TrialSpec.model_validate_json(config["trial"])
     objective = Objective(**config["best_by"]) if config["best_by"] else None
@@ -65,11 +69,12 @@ def train_trial(config: dict[str, Any]) -> None:
 
     def report(record: EpochRecord) -> None:
         row = writer.append(record)
-        tune.report({"epoch": row["epoch"]} | {name: row.get(name) for name in REPORTED_COLUMNS})
+        columns = {name: row.get(name) for name in REPORTED_COLUMNS}
+        tune.report({"epoch": row["epoch"]} | columns | needed_memory(trial.training.device))
 
     try:
         attempt = ledger.claim_attempt(trial.number)
-        writer = EpochWriter(ledger, trial, attempt)
+        writer = EpochWriter(ledger, trial, attempt, gpus=config["resources"]["gpu"])
 
         def may_write() -> bool:
             return ledger.attempts(trial.number).is_newest(attempt)
@@ -100,12 +105,22 @@ class Adapter:
     """What Tune's two hooks share: the study, who listens, and which trial is which."""
 
     def __init__(
-        self, ledger: Ledger, study: SearchStudy, control: SearchControl, listener: Listener
+        self,
+        ledger: Ledger,
+        study: SearchStudy,
+        control: SearchControl,
+        listener: Listener,
+        packing: Packing,
     ) -> None:
         self.ledger, self.study = ledger, study
         self.control, self.listener = control, listener
+        self.packing = packing
         self.running: dict[str, int] = {}
         """Numbers of the trials that are placed, by Tune's id."""
+        self.placed: dict[int, tuple[TrialSpec, Share]] = {}
+        """Each of them, and what it occupies."""
+        self.at_a_time: int | None = None
+        """How many may be placed, where that changes while the search runs."""
         self.workers = Workers(study.spec.max_epoch_seconds)
         self.losses: Counter[int] = Counter()
         """Lost workers of each trial since its last progress."""
@@ -120,15 +135,10 @@ class Adapter:
 
     def tuner(self, spec: SearchSpec, *, max_concurrent: int, scratch: Path) -> tune.Tuner:
         """Return a fresh Tune experiment; `scratch` takes its state, which nobody reads."""
-        resources = {
-            "cpu": spec.resources.cpus,
-            "gpu": spec.resources.gpus,
-            **spec.resources.custom,
-        }
-        if spec.resources.memory_gb is not None:
-            resources["memory"] = spec.resources.memory_gb * 1e9
         return tune.Tuner(
-            tune.with_resources(train_trial, resources),
+            tune.with_resources(
+                train_trial, lambda config: resource_dict_to_pg_factory(config["resources"])
+            ),
             tune_config=tune.TuneConfig(
                 search_alg=_StudySearcher(self),
                 scheduler=_StudyScheduler(self),
@@ -147,6 +157,8 @@ class Adapter:
 
     def place(self, trial_id: str) -> dict[str, Any] | str | None:
         """Return the next trial as Tune's config; None when one may come later."""
+        if self.at_a_time is not None and len(self.running) >= self.at_a_time:
+            return None
         trial: TrialSpec | None = None
         with self._storage_errors_stop_the_search():
             trial = None if self.control.should_begin_nothing else self.study.next_trial()
@@ -155,6 +167,10 @@ class Adapter:
             waits = self.running and not self.control.should_begin_nothing
             return None if waits else str(Searcher.FINISHED)
         self.running[trial_id] = trial.number
+        share = self.packing.share(trial)
+        self.placed[trial.number] = trial, share
+        if self.packing.is_auto:
+            self.at_a_time = num_at_a_time(alive_nodes(), self.study.spec, share)
         self.listener.trial_started(self.study.records[trial.number])
         return {
             "number": trial.number,
@@ -162,7 +178,7 @@ class Adapter:
             "url": self.ledger.url,
             "driver": self.control.lease.number if self.control.lease else 0,
             "working_folder": str(Path.cwd()),
-            "gpus": self.study.spec.resources.gpus,
+            "resources": share.for_ray(),
             "save_scores": self.study.spec.save_scores,
             "best_by": best_by.model_dump() if (best_by := self.study.spec.best_by) else None,
         }
@@ -191,12 +207,25 @@ class Adapter:
             self.newest_epoch[number] = epoch
             del self.losses[number], self.preemptions[number]
         self.listener.epoch_recorded(record, report)
+        share_is_known = self.packing.is_auto and self._learn_need(number, report)
         if epoch == record.configuration["training.epochs"]:
             self._ended(self.study.complete(number))
         elif self.study.observe(number, epoch, report):
             self._ended(self.study.prune(number))
             return False
+        elif share_is_known:
+            self._interrupted(number, "now that its need is known, others fit beside it")
+            return False
         return True
+
+    def _learn_need(self, number: int, report: Mapping[str, Any]) -> bool:
+        """Take what a trial needs; True where more fit beside it once it occupies only that."""
+        trial, occupied = self.placed[number]
+        nodes = alive_nodes()
+        if self.packing.learn(trial, report):
+            self.at_a_time = num_at_a_time(nodes, self.study.spec, self.packing.share(trial))
+            self.listener.message(f"{trial.uid} {self.packing.in_words(trial, nodes)}")
+        return num_places(nodes, self.packing.share(trial)) > num_places(nodes, occupied)
 
     def _interrupted(self, number: int, reason: str) -> None:
         """Take notice of a trial that ended before its time without fault: it will go on."""
@@ -215,6 +244,8 @@ class Adapter:
             most = MOST_PREEMPTIONS if preempted else self.study.spec.max_retries
             what = "its node was taken away" if preempted else "its worker was lost"
             lost[number] += 1
+            if "OutOfMemory" in reason:  # ours, or Ray's OutOfMemoryError
+                self.packing.ran_out(self.placed[number][0])
             if lost[number] <= most:
                 self._interrupted(number, f"{what}: {reason}")
                 return

@@ -33,6 +33,7 @@ from pgsearch.training.device import choose_device, is_out_of_memory, peak_memor
 from pgsearch.training.evaluate import Evaluation, compute_logits, evaluate
 from pgsearch.training.features import cached_features, shared_trunk
 from pgsearch.training.inputs import FeatureInputs, ImageInputs, Indices, Inputs
+from pgsearch.training.memory import restart_peaks
 from pgsearch.training.optim import build_optimiser, learning_rate
 from pgsearch.training.state import (
     CHECKPOINT_VERSION,
@@ -156,6 +157,7 @@ class _Run:
         self.trial = trial
         config = trial.training
         self.device = choose_device(config.device)
+        restart_peaks(self.device)
         if self.device.type == "cpu":
             torch.set_num_threads(trial.threads)
         self.data = build_dataset(trial.data)

@@ -264,7 +264,9 @@ class Cost(Facts):
     cpu_hours: float
     gpu_hours: float
     cpus: float = Field(description="CPUs of one trial")
-    gpus: float
+    gpus: float | Literal["auto"] = Field(
+        description="GPUs of one trial, as the spec asks for them; each epoch's row has what it had"
+    )
 
 
 class Failure(Facts):

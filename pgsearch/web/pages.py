@@ -187,7 +187,7 @@ def cost(reading: Reading) -> facts.Cost:
         trials=len(reading.newest),
         trial_hours=hours,
         cpu_hours=hours * resources.cpus,
-        gpu_hours=hours * resources.gpus,
+        gpu_hours=float(reading.newest["gpu_seconds"].sum()) / SECONDS_PER_HOUR,
         cpus=resources.cpus,
         gpus=resources.gpus,
     )

@@ -15,6 +15,7 @@ import pandas as pd
 from pgsearch.analysis.ranking import complete_trials, ranked_configurations
 from pgsearch.analysis.tables import leaderboard
 from pgsearch.config import SearchSpec
+from pgsearch.config.search import AUTO
 from pgsearch.results import Ledger, read_epochs, read_trials
 from pgsearch.results.lease import newest_driver
 from pgsearch.results.read import DamagedFileWarning, searches
@@ -29,8 +30,16 @@ TRIAL_COLUMNS: Final = (
     *("trial", "number", "state", "retry_of", "variant", "seed", "configuration_id", "params"),
     *("attempts", "epochs", "error", "wall_seconds", "started_utc", "ended_utc"),
 )
-EPOCH_COLUMNS: Final = ("number", "epoch", "recorded_utc", "train_seconds", "evaluation_seconds")
+EPOCH_COLUMNS: Final = (
+    "number",
+    "epoch",
+    "recorded_utc",
+    "train_seconds",
+    "evaluation_seconds",
+    "gpus",
+)
 ORIGIN_COLUMNS: Final = ("data_fingerprint", "weights_fingerprint", "provenance")
+SUMMED: Final = ["train_seconds", "evaluation_seconds", "gpu_seconds"]
 CLASS_COLUMNS: Final = ("classes", "class.count", "class.group")
 
 
@@ -53,7 +62,7 @@ class Reading:
     ranked: pd.DataFrame
     """The configurations of complete trials, the best first: see `ranked_configurations`."""
     newest: pd.DataFrame
-    """The newest epoch of each trial that has one: times, origin and classes."""
+    """The newest epoch of each trial that has one: origin, classes, and SUMMED over its epochs."""
     driver: str | None
     damaged: tuple[str, ...]
     """A line for each file that was left out."""
@@ -72,7 +81,7 @@ def read_search(ledger: Ledger) -> Reading:
         board = leaderboard(ledger)
         trials: pd.DataFrame = read_trials(ledger, TRIAL_COLUMNS).to_pandas()
         ranked = ranked_configurations(complete_trials(ledger), spec)
-        newest = _newest_epochs(ledger)
+        newest = _newest_epochs(ledger, spec)
     return Reading(
         ledger=ledger,
         spec=spec,
@@ -109,12 +118,15 @@ def noting_damage() -> Iterator[list[str]]:
 _CATCHING = threading.RLock()
 
 
-def _newest_epochs(ledger: Ledger) -> pd.DataFrame:
+def _newest_epochs(ledger: Ledger, spec: SearchSpec) -> pd.DataFrame:
     columns = [*EPOCH_COLUMNS, *ORIGIN_COLUMNS, *CLASS_COLUMNS]
     epochs: pd.DataFrame = read_epochs(ledger, columns).to_pandas()
+    asked = spec.resources.gpus  # an older version did not record what was occupied
+    gpus_N = epochs.pop("gpus").fillna(0.0 if asked == AUTO else asked)
+    epochs["gpu_seconds"] = gpus_N * (epochs["train_seconds"] + epochs["evaluation_seconds"])
     by_trial = epochs.groupby("number", as_index=False)
-    seconds = by_trial[["train_seconds", "evaluation_seconds"]].sum()
-    newest = by_trial.tail(1).drop(columns=["train_seconds", "evaluation_seconds"])
+    seconds = by_trial[SUMMED].sum()
+    newest = by_trial.tail(1).drop(columns=SUMMED)
     return newest.merge(seconds, on="number").reset_index(drop=True)
 
 

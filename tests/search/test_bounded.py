@@ -14,6 +14,7 @@ from pgsearch.config import SearchSpec, TrialSpec
 from pgsearch.results import DriverLease, EpochWriter, Ledger, TrialState
 from pgsearch.search import tune
 from pgsearch.search.control import SearchControl
+from pgsearch.search.packing import Packing
 from pgsearch.search.study import SearchStudy
 from pgsearch.training.best_epoch import BestEpoch
 from pgsearch.training.checkpoint import Checkpoints
@@ -107,6 +108,11 @@ def tiny(**changes: Any) -> SearchSpec:
     )
 
 
+def adapter_of(study: SearchStudy, ledger: Ledger, lease: DriverLease) -> tune.Adapter:
+    control, packing = SearchControl(lease=lease), Packing(study.spec, [])
+    return tune.Adapter(ledger, study, control, Mock(), packing)
+
+
 @pytest.mark.parametrize("keep_best_epoch", [False, True])
 def test_trials_in_their_workers_are_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep_best_epoch: bool
@@ -118,7 +124,7 @@ def test_trials_in_their_workers_are_bounded(
     with DriverLease(ledger.storage) as lease:
         ledger.begin(search)
         study = SearchStudy(search, ledger)
-        adapter = tune.Adapter(ledger, study, SearchControl(lease=lease), Mock())
+        adapter = adapter_of(study, ledger, lease)
 
         def report(facts: dict[str, Any]) -> None:
             assert num_checkpoints(ledger) <= (1 + search.keep_checkpoints) * per_trial
@@ -163,7 +169,7 @@ def test_only_the_newest_attempt_of_a_trial_writes_its_best_epoch(
     with DriverLease(ledger.storage) as lease:
         ledger.begin(search)
         study = SearchStudy(search, ledger)
-        config = tune.Adapter(ledger, study, SearchControl(lease=lease), Mock()).place("0")
+        config = adapter_of(study, ledger, lease).place("0")
         assert isinstance(config, dict)
         tune.train_trial(config)
     assert [facts.get("epoch", "interrupted") for facts in reported] == [1, "interrupted"]

@@ -4,9 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgsearch.config.search import Resources
 from pgsearch.errors import InvalidSpec, UsageError
-from pgsearch.search.placement import Node, num_places
+from pgsearch.search.placement import Node, Share, num_places
 from tests.records import spec
 
 
@@ -14,7 +13,7 @@ def node(cpus: float, gpus: float = 0, memory_gb: float = 8, address: str = "10.
     return Node(address, address, "host", cpus, gpus, memory_gb * 1e9)
 
 
-def packed(nodes: list[Node], asked: Resources) -> int:
+def packed(nodes: list[Node], asked: Share) -> int:
     """Place trials one by one, as long as one fits; in hundredths, which are exact."""
     places = 0
     for one in nodes:
@@ -50,7 +49,7 @@ def packed(nodes: list[Node], asked: Resources) -> int:
 def test_places_are_those_of_placing_one_by_one(
     nodes: list[Node], cpus: float, gpus: float, memory_gb: float | None
 ) -> None:
-    asked = Resources(cpus=cpus, gpus=gpus, memory_gb=memory_gb)
+    asked = Share(cpus=cpus, gpus=gpus, memory_gb=memory_gb)
     expected = packed(nodes, asked)
     if expected:
         assert num_places(nodes, asked) == expected
@@ -62,20 +61,20 @@ def test_places_are_those_of_placing_one_by_one(
 def test_a_trial_larger_than_every_node_names_the_largest() -> None:
     nodes = [node(8, 1, address="10.0.0.1"), node(4, 1, address="10.0.0.2"), node(64, 0)]
     with pytest.raises(UsageError) as caught:
-        num_places(nodes, Resources(cpus=8, gpus=2))
+        num_places(nodes, Share(cpus=8, gpus=2))
     assert str(caught.value) == (
         "a trial needs 8 CPUs and 2 GPUs on one node, and none has them: the largest, 10.0.0.1 "
         "(host), has 8 CPUs and 1 GPUs; lower resources in the spec, or add a larger node"
     )
-    assert num_places(nodes, Resources(cpus=8, gpus=0.5)) == 1
+    assert num_places(nodes, Share(cpus=8, gpus=0.5)) == 1
 
 
 def test_what_only_some_nodes_have() -> None:
     nodes = [node(8), node(8, address="10.0.0.2")._replace(custom={"deadline": 2.5, "CPU": 8})]
-    assert num_places(nodes, Resources(custom={"deadline": 1})) == 2
-    assert num_places(nodes, Resources(cpus=8, custom={"deadline": 1})) == 1
+    assert num_places(nodes, Share(custom={"deadline": 1})) == 2
+    assert num_places(nodes, Share(cpus=8, custom={"deadline": 1})) == 1
     with pytest.raises(UsageError) as caught:
-        num_places(nodes, Resources(custom={"deadline": 3}))
+        num_places(nodes, Share(custom={"deadline": 3}))
     assert str(caught.value) == (
         "a trial needs 1 CPUs and 3 deadline on one node, and none has them: the largest, 10.0.0.2 "
         "(host), has 8 CPUs and 2.5 deadline; lower resources in the spec, or add a larger node"
