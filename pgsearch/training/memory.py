@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from pgsearch.training.device import choose_device
+from pgsearch.training.device import choose_device, peak_memory_bytes
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _FORGET_THE_PEAK = "5"
@@ -43,6 +43,8 @@ def needed_memory(device_name: str) -> dict[str, int]:
 
 
 def _own_peak_bytes() -> int:
+    if not _STATUS.exists():  # not Linux: with what it shares
+        return peak_memory_bytes(torch.device("cpu"))
     sizes = {}
     for line in _STATUS.read_text().splitlines():
         name, _, rest = line.partition(":")
