@@ -118,6 +118,12 @@ def model_statistics(config: ModelConfig) -> tuple[Triple, Triple]:
     return input_statistics(config.backbone)
 
 
+def model_files(config: ModelConfig) -> list[str]:
+    """Return the paths of the files that a model is initialised from: weights, word vectors."""
+    given = [_weights(config), _word_file(config)]
+    return [file for file in given if file and not weight_files.is_published(file)]
+
+
 def weights_fingerprint(config: ModelConfig) -> str:
     """Return what identifies all that a model is initialised from.
 

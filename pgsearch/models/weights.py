@@ -53,7 +53,7 @@ def weights_fingerprint(weights: str | Path | None) -> str:
     """
     if weights is None:
         return "random"
-    if _is_torchvision(weights):
+    if is_published(weights):
         return str(weights)
     return _sha256(_checked_file(Path(weights)))[:16]
 
@@ -87,12 +87,13 @@ def load_weights(backbone: Backbone, name: str, weights: str | Path | None) -> N
 
 
 def _weights_file(backbone: str, weights: str | Path) -> Path:
-    if _is_torchvision(weights):
+    if is_published(weights):
         return _torchvision_file(backbone, str(weights).removeprefix(TORCHVISION_PREFIX))
     return _checked_file(Path(weights))
 
 
-def _is_torchvision(weights: str | Path) -> bool:
+def is_published(weights: str | Path) -> bool:
+    """Whether weights are named, and fetched by name, rather than given as a file."""
     return str(weights).startswith(TORCHVISION_PREFIX)
 
 

@@ -148,6 +148,24 @@ def node_reads(url: str, names: list[str], token: str) -> dict[str, Any]:
     return {"seen": sorted(seen), "error": None}
 
 
+def node_sees(working_folder: str, paths: list[str]) -> dict[str, int | None]:
+    """Return the size in bytes of each file, 0 of a folder, None of what cannot be read here.
+
+    Args:
+        working_folder: what relative paths are relative to, where there is such a folder.
+        paths: of files and folders.
+    """
+    base = Path(working_folder) if Path(working_folder).is_dir() else Path.cwd()
+    sizes: dict[str, int | None] = {}
+    for path in paths:
+        place = base / path
+        if place.is_dir():
+            sizes[path] = 0 if os.access(place, os.R_OK | os.X_OK) else None
+        else:
+            sizes[path] = place.stat().st_size if os.access(place, os.R_OK) else None
+    return sizes
+
+
 def node_removes(url: str, made: str | None) -> None:
     """Remove what `node_writes` left in the storage at `url`, and the folders that it made."""
     from pgsearch.results.probe import remove_place

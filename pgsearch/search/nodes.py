@@ -9,13 +9,14 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import pgsearch
-from pgsearch.errors import StorageError, UsageError
+from pgsearch.errors import InvalidData, StorageError, UsageError
 from pgsearch.provenance import code_fingerprint
 from pgsearch.results.probe import LARGEST_SKEW_SECONDS
 from pgsearch.results.storage import Storage
@@ -98,6 +99,42 @@ def require_fit_nodes(storage: Storage) -> None:
                     "--results",
                 ]
             )
+        )
+
+
+def require_inputs(nodes: Sequence[Node], paths: Sequence[str]) -> None:
+    """Prove that nodes have the files that trials are trained on, as large as the driver's.
+
+    What the driver itself does not have is left to who reads it.
+
+    Args:
+        nodes: where trials may be placed.
+        paths: of files and folders, relative ones to the driver's folder.
+
+    Raises InvalidData: a node has not; names it, the file and what helps.
+    """
+    here = str(Path.cwd())
+    own = {p: n for p, n in node_facts.node_sees(here, list(paths)).items() if n is not None}
+    with _sent_as_code():
+        answers = _ask(nodes, node_facts.node_sees, lambda _: (here, list(own)))
+    wrong = []
+    for node in nodes:
+        answer = answers[node.node_id]
+        if answer.error is not None:
+            wrong.append(f"node {node}: {answer.error}")
+            continue
+        for path, size in answer.value.items():
+            if size is None:
+                wrong.append(f"node {node}: {path} is not there, or may not be read")
+            elif size != own[path]:
+                wrong.append(f"node {node}: {path} has {size} bytes, the driver's {own[path]}")
+    if wrong:
+        raise InvalidData(
+            [
+                "images and weights must lie at the same path on every node:",
+                *wrong,
+                "put them into a folder that every node mounts, or copy them to each",
+            ]
         )
 
 

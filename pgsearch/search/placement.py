@@ -106,6 +106,11 @@ def num_places(nodes: Sequence[Node], share: Share) -> int:
     )
 
 
+def holds_one(node: Node, share: Share) -> bool:
+    """Whether a trial may be placed on a node that has nothing else to do."""
+    return _places_on(node, share) > 0
+
+
 def _places_on(node: Node, share: Share) -> int:
     limits = [_whole(node.cpus / share.cpus)]
     if share.gpus >= 1:

@@ -21,14 +21,14 @@ from pgsearch.errors import (
     StorageError,
     UsageError,
 )
-from pgsearch.models.build import check_model, weights_fingerprint
+from pgsearch.models.build import check_model, model_files, weights_fingerprint
 from pgsearch.results import DriverLease, Ledger, TrialState
 from pgsearch.results.read import keep_beside
 from pgsearch.results.storage import Storage, absolute_storage
 from pgsearch.search.connection import cluster, cluster_address, own_ray
 from pgsearch.search.control import Listener, SearchControl
 from pgsearch.search.packing import Packing
-from pgsearch.search.placement import alive_nodes, num_at_a_time
+from pgsearch.search.placement import alive_nodes, holds_one, num_at_a_time
 from pgsearch.search.signals import StopSignals
 from pgsearch.search.study import SearchStudy
 from pgsearch.training.device import choose_device
@@ -147,11 +147,24 @@ def run_search(
 
 
 def _require_fit_cluster(spec: SearchSpec, storage: Storage) -> None:
-    from pgsearch.search.nodes import require_fit_nodes  # after Ray's settings
+    from pgsearch.search.nodes import require_fit_nodes, require_inputs  # after Ray's settings
 
     nodes = alive_nodes()
-    num_at_a_time(nodes, spec, Packing(spec, nodes).at_first())
+    share = Packing(spec, nodes).at_first()
+    num_at_a_time(nodes, spec, share)
     require_fit_nodes(storage)
+    require_inputs([node for node in nodes if holds_one(node, share)], _input_paths(spec))
+
+
+def _input_paths(spec: SearchSpec) -> list[str]:
+    """Return the files and folders that trials are trained on."""
+    paths: dict[str, None] = {}
+    for variant in spec.variant_names():
+        trial = spec.trial(0, {}, variant)
+        if trial.data.name == "manifest":
+            paths |= dict.fromkeys(filter(None, [trial.data.manifest, trial.data.root]))
+        paths |= dict.fromkeys(model_files(trial.model))
+    return list(paths)
 
 
 def _run_trials(

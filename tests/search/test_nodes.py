@@ -157,6 +157,35 @@ def test_a_node_that_does_not_see_the_results(
         cluster.nodes.remove(node)
 
 
+def test_a_node_that_does_not_have_the_images(
+    cluster: Cluster, tmp_path: Path, search_file: str
+) -> None:
+    """With another file system at their place: it would fail every trial that it is given."""
+    if subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("a mount namespace needs the right to make one")
+    manifest, weights = tmp_path / "data" / "images.csv", tmp_path / "resnet.pth"
+    manifest.parent.mkdir()
+    for file in (manifest, weights):
+        file.write_text("not looked at yet")
+    mounted = f'mount -t tmpfs none {manifest.parent} && exec "$@"'
+    node = cluster.start_node(within=["unshare", "-m", "sh", "-c", mounted, "sh"])
+    data = json.dumps({"name": "manifest", "manifest": "data/images.csv"})
+    try:
+        code, said = pgsearch(
+            cluster, tmp_path, "run", search_file, f"data={data}", "model.weights=resnet.pth",
+            "--address", cluster.address, "--results", "results",
+        )  # fmt: skip
+        assert code == 4, said
+        assert f"node {node.address}" in said
+        assert "data/images.csv is not there, or may not be read" in said
+        assert said.count("node 127") == 1, said
+        assert "resnet.pth is" not in said
+        assert not (tmp_path / "results").exists()
+    finally:
+        node.kill()
+        cluster.nodes.remove(node)
+
+
 def test_a_node_with_another_pgsearch(cluster: Cluster, tmp_path: Path, search_file: str) -> None:
     import pgsearch as ours
 
