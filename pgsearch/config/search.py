@@ -272,7 +272,8 @@ def _variant_problems(spec: SearchSpec) -> Iterator[tuple[Location, str]]:
             continue
         training = spec.variants[variant].get("training", {})
         if (
-            spec.training.trunk == "frozen"
+            spec.training.trunk != "trained"
+            and not spec.training.is_augmented
             and training.get("trunk") == "trained"
             and not NO_AUGMENTATION.keys() <= training.keys()
         ):

@@ -8,6 +8,12 @@ from pydantic import Field, model_validator
 from pgsearch.config.base import Config
 
 NO_AUGMENTATION: Mapping[str, float] = {"photometric": 0.0, "crop_min": 1.0, "flip": 0.0}
+FROZEN_THROUGH_STAGES: Mapping[str, int] = {
+    "frozen_through_layer1": 1,
+    "frozen_through_layer2": 2,
+    "frozen_through_layer3": 3,
+}
+"""Stages of the backbone that are frozen after its stem, by trunk."""
 
 
 class TrainingConfig(Config):
@@ -37,9 +43,23 @@ class TrainingConfig(Config):
     iterations_per_epoch: int | None = Field(
         None, ge=1, description="steps of an epoch for every sampler alike; null is the sampler's"
     )
-    trunk: Literal["trained", "frozen"] = Field(
+    trunk: Literal[
         "trained",
-        description="frozen: the backbone computes features once, neck and head are trained",
+        "frozen",
+        "frozen_through_layer1",
+        "frozen_through_layer2",
+        "frozen_through_layer3",
+    ] = Field(
+        "trained",
+        description="frozen: the backbone computes features once, neck and head are trained; "
+        "frozen_through_layerK: so do stem and first K stages, and the rest is trained",
+    )
+    views: int = Field(
+        1,
+        ge=1,
+        le=1000,
+        description="views of each training image that a frozen trunk computes: the image, and "
+        "augmented ones",
     )
     photometric: float = Field(
         0.5, ge=0, le=1, description="probability of each distortion of colours; 0 is none"
@@ -61,20 +81,48 @@ class TrainingConfig(Config):
     )
     checkpoint_every: int = Field(1, ge=1, description="epochs between checkpoints")
 
+    @property
+    def cached_stages(self) -> int | None:
+        """Stages after the stem whose last maps are cached; None: the whole backbone, or none."""
+        return FROZEN_THROUGH_STAGES.get(self.trunk)
+
+    @property
+    def is_augmented(self) -> bool:
+        """Whether a training image is seen in more than one way."""
+        return any(getattr(self, key) != value for key, value in NO_AUGMENTATION.items())
+
     @model_validator(mode="before")
     @classmethod
-    def _features_are_not_augmented(cls, data: Any) -> Any:
+    def _one_view_is_not_augmented(cls, data: Any) -> Any:
         # What would have no effect must not stand in the results.
-        if not isinstance(data, Mapping) or data.get("trunk") != "frozen":
+        if not isinstance(data, Mapping) or data.get("views", 1) != 1:
+            return data
+        trunk = data.get("trunk", "trained")
+        if trunk not in ("frozen", *FROZEN_THROUGH_STAGES):
             return data
         given = {key: data[key] for key in NO_AUGMENTATION if key in data}
         if given != {key: NO_AUGMENTATION[key] for key in given}:
             raise ValueError(
-                "trunk: frozen trains on one view of each image, so "
+                f"trunk: {trunk} trains on one view of each image, so "
                 f"{', '.join(f'{key}={value}' for key, value in given.items())} have no effect: "
-                "leave them out, or set photometric: 0, crop_min: 1 and flip: 0"
+                "leave them out, set photometric: 0, crop_min: 1 and flip: 0, or set views to "
+                "how many views of each image to compute"
             )
         return {**data, **NO_AUGMENTATION}
+
+    @model_validator(mode="after")
+    def _views_differ(self) -> "TrainingConfig":
+        if self.views > 1 and self.trunk == "trained":
+            raise ValueError(
+                f"views: {self.views} are computed by a frozen trunk, and trunk: trained draws a "
+                "new view for every step: leave views out, or set trunk: frozen"
+            )
+        if self.views > 1 and not self.is_augmented:
+            raise ValueError(
+                f"views: {self.views} without augmentation are the same image {self.views} times: "
+                "set photometric above 0, crop_min below 1 or flip above 0, or leave views out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _decay_is_ordered(self) -> "TrainingConfig":

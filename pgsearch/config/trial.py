@@ -36,10 +36,10 @@ class Configuration(Config):
                 f"loss.scale ({self.loss.scale:g}) of ldam must be that of the cosine head, "
                 f"model.cosine_scale ({self.model.cosine_scale:g}): set both to one value"
             )
-        if self.training.trunk == "frozen" and self.model.weights == "random":
+        if self.training.trunk != "trained" and self.model.weights == "random":
             raise ValueError(
-                "training.trunk: frozen computes features with model.weights, which are random: "
-                "give a file or torchvision:NAME, or set training.trunk: trained"
+                f"training.trunk: {self.training.trunk} computes features with model.weights, "
+                "which are random: give a file or torchvision:NAME, or set training.trunk: trained"
             )
         return self
 
@@ -66,7 +66,10 @@ class TrialSpec(Configuration):
     @property
     def configuration_id(self) -> str:
         """Fingerprint that replicates (other seeds of the same configuration) share."""
-        return fingerprint(self.configuration)
+        configuration = self.configuration
+        if self.training.views == 1:  # as before there were views: what was begun then goes on
+            del configuration["training"]["views"]
+        return fingerprint(configuration)
 
 
 def trial_uid(search: str, number: int) -> str:

@@ -78,6 +78,25 @@ def normalise_batch(images_BHWC: Tensor, mean: Sequence[float], std: Sequence[fl
     return _normalise(_channels_first(images_BHWC), mean, std)
 
 
+def draw_views(
+    num_views: int, *, seed: int, epoch: int, positions_B: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """Which of an image's views each draw of an epoch shows, shape `[B]`; all are as likely.
+
+    Args:
+        num_views: views of each image; a draw shows one from 0 to `num_views - 1`.
+        seed: of the run.
+        epoch: of the run.
+        positions_B: place of each image in the draws of the epoch.
+    """
+    block, skipped = divmod(int(positions_B.min()), 4)  # Philox gives four numbers per count
+    # The counter's third word tells these numbers from those that an image is augmented by.
+    generator = np.random.Philox(key=(seed, epoch), counter=(block, 0, 1, 0))
+    raw = generator.random_raw(skipped + int(np.ptp(positions_B)) + 1)[skipped:]
+    views_B: npt.NDArray[np.int64] = raw[positions_B - positions_B.min()] % np.uint64(num_views)
+    return views_B.astype(np.int64)
+
+
 def _uniform_draws(
     seed: int, epoch: int, positions_B: Sequence[int] | npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float64]:

@@ -89,6 +89,32 @@ def cached_arrays(
     return arrays
 
 
+def require_space(
+    cache_dir: Path, entries: Mapping[str, Mapping[str, ArrayPlan]], *, remedy: str
+) -> None:
+    """Raise StorageError where the entries that are still to be built do not fit the disk together.
+
+    Args:
+        cache_dir: folder of all entries; it need not exist.
+        entries: plans by key.
+        remedy: what takes less space, for the message.
+    """
+    missing = sum(
+        _num_bytes(plan)
+        for key, plan in entries.items()
+        if _open_entry(cache_dir / key, plan) is None
+    )
+    if not missing:
+        return
+    folder = next(f for f in (cache_dir, *cache_dir.absolute().parents) if f.exists())
+    free = shutil.disk_usage(folder).free
+    if missing > free:
+        raise StorageError(
+            f"{cache_dir}: the cache needs {missing / 1e9:.2f} GB more and the disk has "
+            f"{free / 1e9:.2f} GB free: {remedy}"
+        )
+
+
 def unused_entries(cache_dir: Path, *, days: float) -> list[tuple[Path, int]]:
     """Return the entries that nothing opened for a while, with their bytes on disk.
 

@@ -14,6 +14,7 @@ from pgsearch.models.backbones import Backbone, Triple, build_backbone, input_st
 from pgsearch.models.classifier import Classifier, build_neck, freeze, is_frozen
 from pgsearch.models.heads import CosineHead, linear_head
 from pgsearch.models.ml_gcn import MLGCNHead, label_adjacency
+from pgsearch.models.stages import split_after
 from pgsearch.models.word_vectors import (
     WORD_DIM,
     check_word_vectors,
@@ -85,6 +86,23 @@ def build_trunk(config: ModelConfig) -> Backbone:
     return trunk
 
 
+def after_stages(classifier: Classifier, config: ModelConfig, num_stages: int) -> Classifier:
+    """Return the part of a classifier after the first stages: maps `[B, K, h, w]` to logits.
+
+    It shares the classifier's modules, and its state is a part of the classifier's.
+
+    Args:
+        classifier: what `build_model` returned without a `trunk`.
+        config: what it was built of.
+        num_stages: stages after the stem that are left out.
+
+    Raises:
+        InvalidSpec: the backbone's stages do not run in turn, or none would be left.
+    """
+    _, rest = split_after(classifier.backbone, config.backbone, num_stages)
+    return Classifier(rest, classifier.neck, classifier.head, bn_eval=config.bn_eval)
+
+
 def build_model_to_load(config: ModelConfig, *, num_classes: int) -> Classifier:
     """Return a classifier for `load_state_dict` to fill: no weights, words or labels are read.
 
@@ -96,14 +114,21 @@ def build_model_to_load(config: ModelConfig, *, num_classes: int) -> Classifier:
         return _classifier(config, backbone, num_classes, _Graph.unknown(num_classes))
 
 
-def check_model(config: ModelConfig, class_names: Sequence[str] | None = None) -> None:
+def check_model(
+    config: ModelConfig,
+    class_names: Sequence[str] | None = None,
+    *,
+    cached_stages: int | None = None,
+) -> None:
     """Raise what `build_model` would, short of reading the weights: nothing is allocated.
 
     With `class_names` the word vectors are read, and the classes that lack one are named; without,
-    only the first line of their file is.
+    only the first line of their file is. With `cached_stages`, also what `after_stages` would.
     """
     with torch.device("meta"):
-        build_model_to_load(config, num_classes=1)
+        classifier = build_model_to_load(config, num_classes=1)
+    if cached_stages is not None:
+        after_stages(classifier, config, cached_stages)
     weight_files.check_weights(config.backbone, _weights(config))
     if _word_file(config) is None:
         return

@@ -26,7 +26,6 @@ class DigitsResNet(nn.Module):
 
     def __init__(self, pool: Pool = "avg") -> None:
         super().__init__()
-        self.pool = pool
         width = STAGE_WIDTHS[0]
         self.stem = nn.Sequential(
             nn.Conv2d(3, width, kernel_size=3, stride=2, padding=1, bias=False),
@@ -37,13 +36,26 @@ class DigitsResNet(nn.Module):
         for next_width, stride in zip(STAGE_WIDTHS, STAGE_STRIDES, strict=True):
             self.stages.append(ResidualBlock(width, next_width, stride))
             width = next_width
+        self.pool = GlobalPool(pool)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images_B3HW: Tensor) -> Tensor:
         """Return features `[B, D]`."""
-        maps_BDHW: Tensor = self.stages(self.stem(images_B3HW))
+        features_BD: Tensor = self.pool(self.stages(self.stem(images_B3HW)))
+        return features_BD
+
+
+class GlobalPool(nn.Module):
+    """Maps `[B, D, H, W]` to features `[B, D]`."""
+
+    def __init__(self, pool: Pool) -> None:
+        super().__init__()
+        self.pool = pool
+
+    def forward(self, maps_BDHW: Tensor) -> Tensor:
+        """Return the largest or the mean value of each map."""
         if self.pool == "max":
             return maps_BDHW.amax(dim=(2, 3))
         return maps_BDHW.mean(dim=(2, 3))

@@ -262,9 +262,10 @@ def prepare_data(
             known[settings] = build_dataset(configuration.data, progress=data_progress)
             known[settings].check()
         data = known[settings]
-        check_model(configuration.model, data.class_names)
-        if configuration.training.trunk == "frozen":
-            device = choose_device(configuration.training.device)
+        training = configuration.training
+        check_model(configuration.model, data.class_names, cached_stages=training.cached_stages)
+        if training.trunk != "trained":
+            device = choose_device(training.device)
             cached_features(configuration, data, device, progress=feature_progress)
         splits = frozenset(name for name in SPLITS if data.split(name).num_images)
         weights = weights_fingerprint(configuration.model)

@@ -26,13 +26,18 @@ from pgsearch.errors import (
 )
 from pgsearch.losses.build import build_loss
 from pgsearch.metrics import ProbabilityMeans
-from pgsearch.models.build import build_model, model_statistics, weights_fingerprint
+from pgsearch.models.build import (
+    after_stages,
+    build_model,
+    model_statistics,
+    weights_fingerprint,
+)
 from pgsearch.results.schema import EpochRecord
 from pgsearch.results.scores import ImageScores
 from pgsearch.training.device import choose_device, is_out_of_memory, peak_memory_bytes
 from pgsearch.training.evaluate import Evaluation, compute_logits, evaluate
 from pgsearch.training.features import cached_features, shared_trunk
-from pgsearch.training.inputs import FeatureInputs, ImageInputs, Indices, Inputs
+from pgsearch.training.inputs import FeatureInputs, ImageInputs, Indices, Inputs, MapInputs
 from pgsearch.training.memory import restart_peaks
 from pgsearch.training.optim import build_optimiser, learning_rate
 from pgsearch.training.state import (
@@ -181,8 +186,7 @@ class _Run:
     def _build_network(self) -> tuple[nn.Module, nn.Module, Inputs]:
         """Return the classifier, what of it is trained, and what that is shown."""
         trial, config, data = self.trial, self.trial.training, self.data
-        frozen = config.trunk == "frozen"
-        trunk = shared_trunk(trial.model, self.device) if frozen else None
+        trunk = shared_trunk(trial.model, self.device) if config.trunk == "frozen" else None
         torch.manual_seed(trial.seed)  # initial weights and dropout
         classifier = build_model(
             trial.model,
@@ -192,13 +196,16 @@ class _Run:
         ).to(self.device)
         if config.channels_last:
             classifier.to(memory_format=torch.channels_last)
-        if frozen:
-            head = nn.Sequential(OrderedDict(neck=classifier.neck, head=classifier.head))
-            features = cached_features(trial, data, self.device)
-            return classifier, head, FeatureInputs(features, self.device)
-        statistics = model_statistics(trial.model)
-        images = ImageInputs(data, statistics, config, seed=trial.seed, device=self.device)
-        return classifier, classifier, images
+        if config.trunk == "trained":
+            statistics = model_statistics(trial.model)
+            images = ImageInputs(data, statistics, config, seed=trial.seed, device=self.device)
+            return classifier, classifier, images
+        features = cached_features(trial, data, self.device)
+        if config.cached_stages is not None:
+            maps = MapInputs(features, seed=trial.seed, device=self.device)
+            return classifier, after_stages(classifier, trial.model, config.cached_stages), maps
+        head = nn.Sequential(OrderedDict(neck=classifier.neck, head=classifier.head))
+        return classifier, head, FeatureInputs(features, seed=trial.seed, device=self.device)
 
     def _build_sampler(self) -> ClassAwareSampler | UniformSampler:
         config, train = self.trial.training, self.data.train
@@ -251,7 +258,7 @@ class _Run:
         }
 
     def classifier_state(self) -> dict[str, Any]:
-        """Return the whole classifier, with a frozen trunk too, as it is now: to be used, and not
+        """Return the whole classifier, with what is frozen too, as it is now: to be used, and not
         to be trained further.
         """
         return {**self._facts(), "model": self.classifier.state_dict()}

@@ -1,9 +1,8 @@
-"""What the trained network sees of an image: its augmented pixels, or the features of a trunk.
+"""What the trained network sees of an image: its augmented pixels, or what a frozen trunk gives.
 
-Shapes: B images of a batch, D features.
+Shapes: B images of a batch, D features, h×w maps of K channels.
 """
 
-from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
@@ -12,9 +11,9 @@ import torch
 from torch import Tensor
 
 from pgsearch.config.training import TrainingConfig
-from pgsearch.data.augment import augment_batch, normalise_batch
+from pgsearch.data.augment import augment_batch, draw_views, normalise_batch
 from pgsearch.data.dataset import MultiLabelDataset
-from pgsearch.training.features import Features
+from pgsearch.training.features import Features, maps_of
 
 Indices = npt.NDArray[np.int64]
 Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
@@ -66,20 +65,45 @@ class ImageInputs:
 
 
 class FeatureInputs:
-    """Pooled features `[B, D]` of a frozen trunk, the same in training and evaluation."""
+    """Pooled features `[B, D]` of a frozen trunk; in training, of one of an image's views."""
 
-    def __init__(self, features: Mapping[str, Features], device: torch.device) -> None:
+    def __init__(self, features: Features, *, seed: int, device: torch.device) -> None:
         # Into memory: some kB per image, and every step reads at random.
-        self._features = {
+        views_VND = torch.from_numpy(np.stack(features.views)).to(device)
+        self._num_views, self._num_images = views_VND.shape[:2]
+        self._views = views_VND.flatten(0, 1)
+        self._splits = {
             split: torch.from_numpy(np.array(features_ND)).to(device)
-            for split, features_ND in features.items()
+            for split, features_ND in features.splits.items()
+            if split != "train"
         }
-        self._device = device
+        self._splits["train"] = views_VND[0]
+        self._seed, self._device = seed, device
 
-    def training_batch(self, indices_B: Indices, positions_B: Indices, *, epoch: int) -> Tensor:  # noqa: ARG002
-        """Return features; there is no augmentation."""
-        return self._features["train"][torch.from_numpy(indices_B).to(self._device)]
+    def training_batch(self, indices_B: Indices, positions_B: Indices, *, epoch: int) -> Tensor:
+        """Return features of the views that are drawn by seed, epoch and position."""
+        views_B = draw_views(self._num_views, seed=self._seed, epoch=epoch, positions_B=positions_B)
+        rows_B = torch.from_numpy(views_B * self._num_images + indices_B)
+        return self._views[rows_B.to(self._device)]
 
     def evaluation_batch(self, split: str, rows: slice) -> Tensor:
         """Return features."""
-        return self._features[split][rows]
+        return self._splits[split][rows]
+
+
+class MapInputs:
+    """Maps `[B, K, h, w]` after the frozen stages; in training, of one of an image's views."""
+
+    def __init__(self, features: Features, *, seed: int, device: torch.device) -> None:
+        self._features, self._seed, self._device = features, seed, device
+
+    def training_batch(self, indices_B: Indices, positions_B: Indices, *, epoch: int) -> Tensor:
+        """Return maps of the views that are drawn by seed, epoch and position."""
+        views = self._features.views
+        views_B = draw_views(len(views), seed=self._seed, epoch=epoch, positions_B=positions_B)
+        rows = [views[view][row] for view, row in zip(views_B, indices_B, strict=True)]
+        return maps_of(np.stack(rows)).to(self._device)
+
+    def evaluation_batch(self, split: str, rows: slice) -> Tensor:
+        """Return maps."""
+        return maps_of(np.array(self._features.splits[split][rows])).to(self._device)

@@ -102,11 +102,12 @@ def load_trained(path: Path) -> TrainedClassifier:
     except (StorageError, KeyError, IndexError, TypeError, ValueError, ValidationError) as error:
         raise _not_ours(path, error) from None
     network = build_model_to_load(trial.model, num_classes=len(class_names))
-    if not any(name.startswith("backbone.") for name in weights):
+    missing = network.state_dict().keys() - weights.keys()
+    if trial.training.trunk != "trained" and any(n.startswith("backbone.") for n in missing):
         raise InvalidData(
             [
                 f"{path}: of a trial that stands at epoch {epoch} of {trial.training.epochs}; "
-                "the frozen trunk joins the checkpoint after the last epoch: finish the trial first"
+                "the frozen part joins the checkpoint after the last epoch: finish the trial first"
             ]
         )
     try:

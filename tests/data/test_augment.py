@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pgsearch.data.augment import augment_batch, normalise_batch
+from pgsearch.data.augment import augment_batch, draw_views, normalise_batch
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 NO_SCALE: dict[str, Any] = {"mean": (0.0,) * 3, "std": (1 / 255,) * 3}
@@ -395,3 +395,16 @@ def test_a_gpu_gives_the_same_levels() -> None:
     on_cpu = _augment(images, photometric=0.5, **NO_SCALE)
     on_gpu = _augment(images.cuda(), photometric=0.5, **NO_SCALE)
     torch.testing.assert_close(on_gpu.cpu(), on_cpu, atol=0.01, rtol=0)
+
+
+def test_views_are_drawn_by_seed_epoch_and_position_alone_and_as_often() -> None:
+    def drawn(positions: Any, seed: int = 5, epoch: int = 1) -> np.ndarray:
+        return draw_views(3, seed=seed, epoch=epoch, positions_B=np.asarray(positions))
+
+    whole = drawn(range(3000))
+    np.testing.assert_array_equal(drawn([7, 3, 2999, 8]), whole[[7, 3, 2999, 8]])
+    for start in (1, 2, 3, 4, 1001):
+        np.testing.assert_array_equal(drawn(range(start, start + 32)), whole[start : start + 32])
+    np.testing.assert_allclose(np.bincount(whole) / 3000, 1 / 3, atol=0.03)
+    for other in (drawn(range(3000), seed=6), drawn(range(3000), epoch=2), np.roll(whole, 1)):
+        assert (other == whole).mean() == pytest.approx(1 / 3, abs=0.04)

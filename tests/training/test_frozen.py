@@ -56,13 +56,13 @@ def forbid_computing(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: Any) -> None:
         raise AssertionError("features were computed again")
 
-    monkeypatch.setattr(features_module, "_compute", fail)
+    monkeypatch.setattr(features_module._Trunk, "compute", fail)
 
 
 def test_features_are_those_of_the_network_itself(weights: str) -> None:
     configuration = frozen(weights).trial(0, {})
     data = build_dataset(configuration.data)
-    features = cached_features(configuration, data, CPU)
+    features = cached_features(configuration, data, CPU).splits
     network = DigitsResNet()
     network.load_state_dict(torch.load(weights, weights_only=True))
     network.eval()
@@ -101,11 +101,11 @@ def test_other_bytes_under_the_same_name_are_other_weights(weights: str) -> None
     """Also for the trunk that the trials of this process share."""
     configuration = frozen(weights, epochs=1).trial(0, {})
     data = build_dataset(configuration.data)
-    before = np.array(cached_features(configuration, data, CPU)["test"])
+    before = np.array(cached_features(configuration, data, CPU).splits["test"])
     torch.manual_seed(8)
     network = DigitsResNet()
     torch.save(network.state_dict(), weights)
-    after = cached_features(configuration, data, CPU)["test"]
+    after = cached_features(configuration, data, CPU).splits["test"]
     assert not np.allclose(before, after)
     network.eval()
     images = torch.from_numpy(np.array(data.test.images_NHWC)).permute(0, 3, 1, 2)
@@ -186,7 +186,7 @@ from pgsearch.config import TrialSpec
 from pgsearch.data.build import build_dataset
 from pgsearch.training.features import cached_features
 trial = TrialSpec.model_validate_json(sys.argv[1])
-features = cached_features(trial, build_dataset(trial.data), torch.device("cpu"))
+features = cached_features(trial, build_dataset(trial.data), torch.device("cpu")).splits
 print(float(features["train"].astype("float64").sum()))
 """
 
@@ -216,7 +216,7 @@ def test_a_killed_builder_leaves_nothing_that_is_used(
             builder.kill()
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     data = build_dataset(trial.data)
-    features = cached_features(trial, data, CPU)
+    features = cached_features(trial, data, CPU).splits
     assert float(result.stdout) == float(features["train"].astype("float64").sum())
     assert np.isfinite(features["test"]).all()
     assert not list(cache.glob(".features-*.partial"))

@@ -34,7 +34,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "class_aware_fixed": {"iterations_per_epoch": STEPS, "checkpoint_every": 2, "workers": 1},
     "uniform": {"sampler": "uniform", "checkpoint_every": 2, "validate_every": 2},
     "uniform_fixed": {"sampler": "uniform", "iterations_per_epoch": STEPS, "precision": "bf16"},
-    "frozen": {"trunk": "frozen", "checkpoint_every": 2},
+    "frozen": {"trunk": "frozen", "views": 2, "checkpoint_every": 2},
+    "frozen_stages": {"trunk": "frozen_through_layer2", "views": 2, "workers": 1},
 }
 
 
@@ -72,10 +73,11 @@ def case(
     folder = tmp_path_factory.mktemp(request.param)
     torch.manual_seed(7)
     torch.save(DigitsResNet().state_dict(), folder / "trunk.pth")
-    weights = str(folder / "trunk.pth") if request.param == "frozen" else "random"
+    is_frozen = "trunk" in SETTINGS[request.param]
+    weights = str(folder / "trunk.pth") if is_frozen else "random"
     trial = small(weights, **SETTINGS[request.param])
     with pytest.MonkeyPatch.context() as patch:
-        if request.param == "frozen":
+        if is_frozen:
             patch.setenv("PGSEARCH_CACHE", str(folder / "cache"))
         records, _ = sit(trial, folder / "straight.pt")
         state = Checkpoints(folder / "straight.pt").load()

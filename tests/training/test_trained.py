@@ -120,7 +120,7 @@ def test_an_unfinished_head_on_a_frozen_trunk_is_refused(tmp_path: Path) -> None
 
     with pytest.raises(KeyboardInterrupt):
         fit(search.trial(0, {}), report=stop, checkpoints=Checkpoints(tmp_path / "c.pt"))
-    with pytest.raises(InvalidData, match="stands at epoch 1 of 2; the frozen trunk joins"):
+    with pytest.raises(InvalidData, match="stands at epoch 1 of 2; the frozen part joins"):
         load_trained(tmp_path / "c.pt")
 
 
