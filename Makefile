@@ -58,6 +58,7 @@ format: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/losses.py
 	$(BIN)/python benchmarks/frozen_trunk.py
+	$(BIN)/python benchmarks/screening.py
 	$(BIN)/python benchmarks/reading.py
 
 clean:
