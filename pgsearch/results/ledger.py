@@ -19,6 +19,7 @@ One file per trial, replaced as a whole: an epoch is in it once however often it
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -250,9 +251,14 @@ class Ledger:
 
     # ------------------------------------------------------------ epochs
 
-    def epochs(self, number: int) -> list[dict[str, Any]]:
-        """Return the recorded epochs of a trial, as rows in order. Raises StorageError."""
-        found = read_table(self.file("epochs", number))
+    def epochs(self, number: int, *, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
+        """Return the recorded epochs of a trial, as rows in order. Raises StorageError.
+
+        Args:
+            number: of the trial.
+            columns: those to read, an eighth of the time where they are few; None is all.
+        """
+        found = read_table(self.file("epochs", number), columns)
         return [] if found is None else list(found[0].to_pylist())
 
     def drivers(self) -> Claims:

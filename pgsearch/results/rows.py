@@ -20,18 +20,24 @@ FIRST_WITH_CHECKSUM = 2
 """Schema version."""
 
 
-def read_table(file: StoredFile) -> tuple[pa.Table, Tag] | None:
+def read_table(
+    file: StoredFile, columns: Sequence[str] | None = None
+) -> tuple[pa.Table, Tag] | None:
     """Return a Parquet file of the ledger and its version; None where there is none.
+
+    Args:
+        file: which.
+        columns: those to read, of which an older file may lack some; None is all.
 
     Raises:
         DamagedFile: a bit of it is not as it was written, or it is not a file of pgsearch.
         StorageError: a newer pgsearch wrote it.
     """
     stored = file.read()
-    return None if stored is None else (parse_table(file, stored.data), stored.tag)
+    return None if stored is None else (parse_table(file, stored.data, columns), stored.tag)
 
 
-def parse_table(file: StoredFile, data: bytes) -> pa.Table:
+def parse_table(file: StoredFile, data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
     """Return what was read of a Parquet file of the ledger as a table; raises as `read_table`."""
     is_whole = parquet_is_whole(data)
     if is_whole is False:
@@ -42,7 +48,7 @@ def parse_table(file: StoredFile, data: bytes) -> pa.Table:
             pa.BufferReader(data),
             page_checksum_verification=is_whole is None,
             pre_buffer=False,
-        ).read(use_threads=False)
+        ).read(columns, use_threads=False)
     except (OSError, pa.ArrowException) as error:
         raise DamagedFile(file, str(error).splitlines()[0] if str(error) else "empty") from None
     metadata = table.schema.metadata or {}

@@ -26,10 +26,18 @@ from pgsearch.errors import StorageError
 from pgsearch.provenance import utc_now
 from pgsearch.results import Ledger, TrialRecord, TrialState
 from pgsearch.results.garbage import worth_keeping
+from pgsearch.search.bounded_tpe import BoundedTPESampler
 from pgsearch.search.frozen import frozen_trial
 from pgsearch.search.spaces import canonical, suggest
 
 _UNSAVED_ATTRIBUTES = {"fixed_params"}
+_EPOCH_COLUMNS = (
+    "epoch",
+    "train_seconds",
+    "evaluation_seconds",
+    "data_fingerprint",
+    "weights_fingerprint",
+)
 
 
 class SearchStudy:
@@ -52,7 +60,9 @@ class SearchStudy:
             v: (spec.dimensions(v), flatten(spec.base(v))) for v in spec.variant_names()
         }
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._storage = optuna.storages.InMemoryStorage()
         self._study = optuna.create_study(
+            storage=self._storage,
             study_name=spec.name,
             directions=[objective.direction for objective in spec.objective],
             sampler=build_sampler(spec.sampler, spec.sampler.seed),
@@ -71,6 +81,7 @@ class SearchStudy:
             self._take_over(record)
         ended = {number for number, record in self._records.items() if record.state.is_finished}
         self._with_checkpoint = ended & ledger.with_weights_or_scores()
+        self._best = worth_keeping(spec, self._records.values())
 
     # ------------------------------------------------------------ next
 
@@ -212,7 +223,8 @@ class SearchStudy:
 
     def complete(self, number: int) -> TrialRecord:
         """Record a trial that reached its last epoch; FAIL if an objective is undefined there."""
-        row = self._ledger.epochs(number)[-1]
+        rows = self._epochs(number)
+        row = rows[-1]
         # Too late to prune it, but others are compared with it.
         self.observe(number, row["epoch"], row)
         values = {o.column: row.get(o.column) for o in self.spec.objective}
@@ -224,7 +236,7 @@ class SearchStudy:
                 f"{undefined} is undefined: no class of it has a positive image in the split; "
                 "choose another objective, or a larger validation split",
             )
-        self._end(number, TrialState.COMPLETE, values=defined)
+        self._end(number, TrialState.COMPLETE, rows=rows, values=defined)
         self._study.tell(self._place(number), self._records[number].values)
         return self._records[number]
 
@@ -247,20 +259,22 @@ class SearchStudy:
         """
         if ended is not None:
             self._with_checkpoint.add(ended)
-        kept = worth_keeping(self.spec, self._records.values())
-        for number in self._with_checkpoint - kept:
+            rivals = (self._records[number] for number in self._best | {ended})
+            self._best = worth_keeping(self.spec, rivals)
+        for number in self._with_checkpoint - self._best:
             self._ledger.remove_weights_and_scores(number)
-        self._with_checkpoint &= kept
+        self._with_checkpoint &= self._best
 
     def _end(
         self,
         number: int,
         state: TrialState,
         *,
+        rows: list[dict[str, Any]] | None = None,
         values: list[float] | None = None,
         error: str | None = None,
     ) -> None:
-        rows = self._ledger.epochs(number)
+        rows = self._epochs(number) if rows is None else rows
         self._save(
             replace(
                 self._records[number],
@@ -277,6 +291,11 @@ class SearchStudy:
 
     # ------------------------------------------------------------ study and ledger
 
+    def _epochs(self, number: int, ledger: Ledger | None = None) -> list[dict[str, Any]]:
+        """Return what a driver needs of a trial's epochs, a tenth of their columns."""
+        columns = (*_EPOCH_COLUMNS, *(objective.column for objective in self.spec.objective))
+        return (ledger or self._ledger).epochs(number, columns=columns)
+
     def _save(self, record: TrialRecord) -> None:
         self._ledger.write_trial(record)
         self._records[record.number] = record
@@ -288,7 +307,7 @@ class SearchStudy:
                 f"{missing}: missing, while later trials are there; put it back, or let "
                 f"pgsearch verify {self.spec.name} --repair find what is known of it"
             )
-        rows = self._ledger.epochs(record.number)
+        rows = self._epochs(record.number)
         for row in rows:
             fingerprints = (row["data_fingerprint"], row["weights_fingerprint"])
             self.inputs.setdefault(record.variant, set()).add(fingerprints)
@@ -310,7 +329,7 @@ class SearchStudy:
         num_objectives = len(self.spec.objective)
         if not fits or (record.values is not None and len(record.values) != num_objectives):
             return False
-        self._add(record, known.epochs(record.number), dimensions.values())
+        self._add(record, self._epochs(record.number, known), dimensions.values())
         return True
 
     def _add(
@@ -331,10 +350,16 @@ class SearchStudy:
         return self.num_known + number
 
     def _frozen(self, number: int) -> optuna.trial.FrozenTrial:
-        return self._study.get_trials(deepcopy=False)[self._place(number)]
+        return self._storage.get_trial(self._trial_id(number))
 
     def _handle(self, number: int) -> optuna.Trial:
-        return optuna.Trial(self._study, self._frozen(number)._trial_id)
+        return optuna.Trial(self._study, self._trial_id(number))
+
+    def _trial_id(self, number: int) -> int:
+        # Asked of the storage: of the study it would be a list of all trials, each time.
+        return self._storage.get_trial_id_from_study_id_trial_number(
+            self._study._study_id, self._place(number)
+        )
 
     def _optuna_state(self, number: int) -> dict[str, Any]:
         attributes = self._frozen(number).system_attrs
@@ -356,7 +381,7 @@ def build_sampler(sampler: config.SamplerConfig, seed: int) -> optuna.samplers.B
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         match sampler:
             case config.TPEConfig():
-                return optuna.samplers.TPESampler(seed=seed, **options)
+                return BoundedTPESampler(seed=seed, **options)
             case config.RandomConfig():
                 return optuna.samplers.RandomSampler(seed=seed)
             case config.GPConfig():
