@@ -1,5 +1,6 @@
 """Real searches on a local Ray, stopped in the ways that searches are stopped."""
 
+import json
 import os
 import re
 import subprocess
@@ -11,10 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pgsearch.config import load_spec
 from pgsearch.results import TrialState, read_trials
 from pgsearch.results.rows import as_parquet
 from pgsearch.results.verify import verify
+from pgsearch.training.checkpoint import Checkpoints
+from pgsearch.training.fit import fit
 from tests.search.searches import SPEC, Search, assert_whole
+from tests.training.test_interrupt import assert_same
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 
@@ -136,3 +141,25 @@ def test_a_full_disk_stops_the_search_and_loses_nothing(tmp_path: Path, small_di
     assert_whole(search)
     kept = before.merge(search.epochs(), on=["number", "epoch", "recorded_utc"])
     assert len(kept) == len(before)
+
+
+@pytest.mark.promise(3)
+def test_a_trial_in_a_used_actor_equals_one_in_a_fresh_process(tmp_path: Path) -> None:
+    text = SPEC.replace("trials: 5", "method: grid").replace(
+        "max_concurrent: 2", "max_concurrent: 1"
+    )
+    text = text.replace(
+        "space: {loss.lambda1_neg: {type: float, low: 0.5, high: 8, log: true, tied: true}}",
+        "variants:\n  half: {training: {precision: bf16, photometric: 1.0}}\n"
+        "  diverges: {training: {learning_rate: 1e12, clip_norm: null, warmup_iterations: 0}}\n"
+        "  plain: {training: {photometric: 0.5}}\nkeep_checkpoints: 3",
+    )
+    search = Search(tmp_path, text)
+    code, errors = search.run()
+    assert code == 6, errors  # one failed
+    claims = [search.ledger.attempts(number).file(1).read() for number in range(3)]
+    assert len({json.loads(claim.data)["pid"] for claim in claims if claim}) == 1
+    trial = load_spec(search.file).trial(2, {}, "plain")
+    fit(trial, report=print, checkpoints=Checkpoints(tmp_path / "alone.pt"))
+    used, alone = search.ledger.checkpoint_file(2), Checkpoints(tmp_path / "alone.pt")
+    assert_same(Checkpoints(used).load(), alone.load())
