@@ -60,6 +60,9 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/frozen_trunk.py
 	$(BIN)/python benchmarks/screening.py
 	$(BIN)/python benchmarks/reading.py
+	$(BIN)/python benchmarks/driver.py
+	$(BIN)/python benchmarks/against_tune.py
+	$(BIN)/python benchmarks/search_efficiency.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -145,7 +145,7 @@ def summary(end: int, spent: list[Counter[str]], before: list[dict[str, Any]]) -
 
 def made_up(trial: TrialSpec, epoch: int, chance: random.Random) -> EpochRecord:
     """Return an epoch whose mAP is best at factors of 2, with some noise."""
-    loss = trial.loss
+    loss: Any = trial.loss
     distance = abs(math.log(loss.lambda1_neg.tail / 2)) + abs(math.log(loss.lambda2_pos.tail / 2))
     value = (0.8 - 0.1 * distance) * (1 - 0.5**epoch) + chance.gauss(0, 0.02)
     new = record(trial, epoch, chance)
