@@ -58,31 +58,30 @@ def batch_probabilities(
     Returns:
         `(p_pos_C, p_neg_C)` in [0, 1], at least float32, constants for the gradient.
     """
-    logits_BC = at_least_float32(logits_BC.detach())
-    positive_BC = targets_BC.bool()
-    p_pos_C, has_pos_C = _mean_where(positive_BC, logits_BC.sigmoid())
-    p_neg_C, has_neg_C = _mean_where(~positive_BC, (-logits_BC).sigmoid())
-    return (
-        _fill_absent(p_pos_C, has_pos_C, class_groups_C, otherwise_C=p_neg_C),
-        _fill_absent(p_neg_C, has_neg_C, class_groups_C, otherwise_C=p_pos_C),
+    z_BC = at_least_float32(logits_BC.detach())
+    y_BC = targets_BC.to(z_BC.dtype)
+    # Of each label, the probability that it is what it is: 1 − σ(z) = σ(−z) without cancellation.
+    p_BC = torch.lerp(-z_BC, z_BC, y_BC).sigmoid()
+    label_2BC = torch.stack([y_BC, 1 - y_BC])
+    count_2C = label_2BC.sum(dim=1)
+    sum_2C = (label_2BC * p_BC).sum(dim=1)
+    p_pos_C, p_neg_C = _fill_absent(
+        sum_2C / count_2C.clamp(min=1), present_2C=count_2C > 0, class_groups_C=class_groups_C
     )
+    return p_pos_C, p_neg_C
 
 
-def _fill_absent(
-    p_C: Tensor, present_C: Tensor, class_groups_C: Tensor, *, otherwise_C: Tensor
-) -> Tensor:
-    groups_G = torch.arange(len(GROUPS), device=p_C.device)
-    present_CG = present_C[:, None] & (class_groups_C[:, None] == groups_G)
-    mean_G, has_G = _mean_where(present_CG, p_C[:, None])
-    absent_C = torch.where(has_G[class_groups_C], mean_G[class_groups_C], otherwise_C)
-    return torch.where(present_C, p_C, absent_C)
-
-
-def _mean_where(mask: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean over the first axis of the values under the mask (0 if none), and whether any is."""
-    count = mask.sum(dim=0)
-    total = torch.where(mask, values, 0.0).sum(dim=0)
-    return total / count.clamp(min=1), count > 0
+def _fill_absent(p_2C: Tensor, *, present_2C: Tensor, class_groups_C: Tensor) -> Tensor:
+    """Replace what is 0 for want of labels by the mean of the group, or else the other row."""
+    groups_G1 = torch.arange(len(GROUPS), device=p_2C.device)[:, None]
+    member_GC = class_groups_C == groups_G1
+    sum_2G = (member_GC * p_2C[:, None]).sum(dim=-1)
+    count_2G = (member_GC & present_2C[:, None]).sum(dim=-1)
+    mean_2C = (sum_2G / count_2G).index_select(
+        1, class_groups_C
+    )  # NaN in a group where all are absent
+    absent_2C = torch.where(mean_2C.isnan(), p_2C.flip(0), mean_2C)
+    return torch.where(present_2C, p_2C, absent_2C)
 
 
 def probability_ratio(

@@ -13,7 +13,7 @@ AAAI 2023, doi:10.1609/aaai.v37i2.25244 ("the paper").
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias, get_args
 
@@ -34,6 +34,7 @@ from pgsearch.losses.adaptive import (
 from pgsearch.losses.numerics import at_least_float32, softplus
 from pgsearch.losses.output import LossOutput
 from pgsearch.losses.reweighted import Rebalance, rebalanced_weight
+from pgsearch.losses.slope import with_slope
 
 FocalLogit: TypeAlias = Literal["raw", "shifted", "scaled"]
 FocusingMode: TypeAlias = Literal["none", "fixed", "adaptive"]
@@ -78,22 +79,57 @@ def pg_loss(
     Returns:
         `[B, C]`, ≥ 0, at least float32.
     """
-    logits_BC = at_least_float32(logits_BC)
-    positive_BC = targets_BC.bool()
-    lambda1_BC = torch.where(positive_BC, -lambda1_pos_C, lambda1_neg_C)  # carries the sign t
-    lambda2_BC = torch.where(positive_BC, lambda2_pos_C, lambda2_neg_C)
-    focusing_BC = torch.where(positive_BC, focusing_pos_C, focusing_neg_C)
-    shifted_BC = logits_BC - bias_C
+    z_BC = at_least_float32(logits_BC)
+    factors = {
+        "lambda1_neg": lambda1_neg_C,
+        "lambda2_neg": lambda2_neg_C,
+        "lambda1_pos": lambda1_pos_C,
+        "lambda2_pos": lambda2_pos_C,
+        "focusing_neg": focusing_neg_C,
+        "focusing_pos": focusing_pos_C,
+    }
+    loss_BC, slope_BC = _pg_loss_and_slope(
+        z_BC.detach(),
+        targets_BC.to(z_BC.dtype),
+        {name: factor_C.to(z_BC.dtype) for name, factor_C in factors.items()},
+        bias_C=bias_C.to(z_BC.dtype),
+        focal_logit=focal_logit,
+    )
+    return with_slope(z_BC, loss_BC, slope_BC)
+
+
+def _pg_loss_and_slope(
+    z_BC: Tensor,
+    y_BC: Tensor,
+    factors: Mapping[str, Tensor],
+    *,
+    bias_C: Tensor,
+    focal_logit: FocalLogit,
+) -> tuple[Tensor, Tensor]:
+    """`pg_loss` and its derivative by the logits, all of one floating type.
+
+    With x = t λ₁ s and the focal logit t f, the derivative of σ(t f)^λ softplus(x) / λ₂ is
+    σ(t f)^λ / λ₂ · (σ(x) x' + λ σ(−t f) (t f)' softplus(x)). Value and derivative share most of
+    their terms, which autograd would compute, store and read again.
+    """
+    # lerp is exact at 0 and 1, and much faster than where. What is ours is changed in place: large
+    # batches spend their time on memory.
+    lambda1_BC = torch.lerp(factors["lambda1_neg"], -factors["lambda1_pos"], y_BC)  # t λ₁
+    lambda2_BC = torch.lerp(factors["lambda2_neg"], factors["lambda2_pos"], y_BC)
+    focusing_BC = torch.lerp(factors["focusing_neg"], factors["focusing_pos"], y_BC)
+    shifted_BC = z_BC - bias_C
     scaled_BC = lambda1_BC * shifted_BC
-    match focal_logit:
-        case "raw":
-            focal_BC = torch.where(positive_BC, -logits_BC, logits_BC)
-        case "shifted":
-            focal_BC = torch.where(positive_BC, -shifted_BC, shifted_BC)
-        case "scaled":
-            focal_BC = scaled_BC
+    focal_BC, focal_slope_BC = scaled_BC, lambda1_BC
+    if focal_logit != "scaled":
+        focal_slope_BC = 1 - 2 * y_BC  # t
+        focal_BC = focal_slope_BC * (z_BC if focal_logit == "raw" else shifted_BC)
     # As a power, σ^λ has a NaN gradient where the sigmoid underflows and λ < 1.
-    return torch.exp(focusing_BC * logsigmoid(focal_BC)) * softplus(scaled_BC) / lambda2_BC
+    scale_BC = (focusing_BC * logsigmoid(focal_BC)).exp_().div_(lambda2_BC)  # σ(t f)^λ / λ₂
+    softplus_BC = softplus(scaled_BC)
+    of_focusing_BC = focusing_BC.mul_(torch.sigmoid(-focal_BC)).mul_(focal_slope_BC)
+    of_softplus_BC = torch.sigmoid(scaled_BC).mul_(lambda1_BC)
+    slope_BC = of_softplus_BC.addcmul_(of_focusing_BC, softplus_BC).mul_(scale_BC)
+    return softplus_BC.mul_(scale_BC), slope_BC
 
 
 def bce_loss(logits_BC: Tensor, targets_BC: Tensor) -> Tensor:
@@ -362,33 +398,34 @@ class PGLoss(nn.Module):
 
     def forward(self, logits_BC: Tensor, targets_BC: Tensor) -> LossOutput:
         logits_BC = at_least_float32(logits_BC)
-        factors = self._batch_factors(logits_BC, targets_BC)
-        loss_BC = pg_loss(
-            logits_BC,
-            targets_BC,
-            lambda1_neg_C=factors["lambda1_neg"],
-            lambda2_neg_C=factors["lambda2_neg"],
-            lambda1_pos_C=factors["lambda1_pos"],
-            lambda2_pos_C=factors["lambda2_pos"],
-            focusing_neg_C=factors["focusing_neg"],
-            focusing_pos_C=factors["focusing_pos"],
-            bias_C=self.bias_C.to(logits_BC.dtype),
-            focal_logit=self.focal_logit,
-        )
-        if self.rebalance is not None:
-            loss_BC = loss_BC * rebalanced_weight(
-                targets_BC,
-                self.class_counts_C.to(logits_BC.dtype),
-                alpha=self.rebalance.alpha,
-                beta=self.rebalance.beta,
-                mu=self.rebalance.mu,
+        with torch.no_grad():  # the slope is known, and the statistics are constants
+            z_BC, y_BC = logits_BC.detach(), targets_BC.to(logits_BC.dtype)
+            factors = self._batch_factors(z_BC, y_BC)
+            loss_BC, slope_BC = _pg_loss_and_slope(
+                z_BC,
+                y_BC,
+                factors,
+                bias_C=self.bias_C.to(z_BC.dtype),
+                focal_logit=self.focal_logit,
             )
-        return LossOutput(self.balance * loss_BC.mean(), factors)
+            if self.rebalance is not None:
+                weight_BC = rebalanced_weight(
+                    y_BC,
+                    self.class_counts_C.to(z_BC.dtype),
+                    alpha=self.rebalance.alpha,
+                    beta=self.rebalance.beta,
+                    mu=self.rebalance.mu,
+                )
+                loss_BC.mul_(weight_BC)
+                slope_BC.mul_(weight_BC)
+            loss = self.balance * loss_BC.mean()
+            slope_BC.mul_(self.balance / slope_BC.numel())
+        return LossOutput(with_slope(logits_BC, loss, slope_BC), factors)
 
-    def _batch_factors(self, logits_BC: Tensor, targets_BC: Tensor) -> dict[str, Tensor]:
-        base_KC = self.base_KC.to(logits_BC.dtype)
+    def _batch_factors(self, z_BC: Tensor, y_BC: Tensor) -> dict[str, Tensor]:
+        base_KC = self.base_KC.to(z_BC.dtype)
         if self.is_adaptive:
-            p_pos_C, p_neg_C = batch_probabilities(logits_BC, targets_BC, self.class_groups_C)
+            p_pos_C, p_neg_C = batch_probabilities(z_BC, y_BC, self.class_groups_C)
             ratio_C = probability_ratio(p_pos_C, p_neg_C, max_ratio=self.max_ratio)
             factor_KC = adaptive_factors(base_KC, self.exponent_KC.to(ratio_C.dtype), ratio_C)
         else:

@@ -140,11 +140,10 @@ def rebalanced_weight(
     Returns:
         `[B, C]` in (α, α + 1), or 1.
     """
-    positive_BC = targets_BC.bool()
     inverse_C = at_least_float32(class_counts_C).reciprocal()
-    inverse_sum_B1 = torch.where(positive_BC, inverse_C, 0.0).sum(dim=1, keepdim=True)
+    inverse_sum_B1 = (targets_BC.to(inverse_C.dtype) * inverse_C).sum(dim=1, keepdim=True)
     smoothed_BC = alpha + torch.sigmoid(beta * (inverse_C / inverse_sum_B1 - mu))
-    return torch.where(positive_BC.any(dim=1, keepdim=True), smoothed_BC, 1.0)
+    return torch.where(inverse_sum_B1 > 0, smoothed_BC, 1.0)
 
 
 def counts_of_present_classes(

@@ -129,3 +129,11 @@ def test_every_gradient_points_towards_its_label(name):
     (gradient,) = torch.autograd.grad(loss, logits)
     assert (gradient[targets] < 0).all()
     assert (gradient[~targets] > 0).all()
+
+
+def test_second_derivative_is_refused():
+    """The slope is given in closed form: derived again, it would count as a constant."""
+    logits, targets = batch()
+    loss = SETTINGS["pg-fixed"].module(torch.float64)(logits.requires_grad_(), targets).loss
+    with pytest.raises(RuntimeError, match="leave out create_graph"):
+        torch.autograd.grad(loss, logits, create_graph=True)
