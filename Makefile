@@ -4,7 +4,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+BENCH_INSTALLED := $(VENV)/.bench-installed
 DEMO_RESULTS ?= results
+# All of the folder but what they share and the report.
+NOT_BENCHMARKS := measure photographs report trainee
+BENCHMARKS ?= $(filter-out $(NOT_BENCHMARKS:%=benchmarks/%.py),$(wildcard benchmarks/*.py))
 
 .PHONY: demo demo-cluster test test-all test-faults lint format bench clean
 
@@ -55,14 +59,15 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(INSTALLED)
-	$(BIN)/python benchmarks/losses.py
-	$(BIN)/python benchmarks/frozen_trunk.py
-	$(BIN)/python benchmarks/screening.py
-	$(BIN)/python benchmarks/reading.py
-	$(BIN)/python benchmarks/driver.py
-	$(BIN)/python benchmarks/against_tune.py
-	$(BIN)/python benchmarks/search_efficiency.py
+# Every benchmark in turn, then the tables of docs/performance.md; for some of them, name them:
+# make bench BENCHMARKS="benchmarks/losses.py benchmarks/reading.py". Give it a quiet machine.
+bench: $(BENCH_INSTALLED)
+	for script in $(BENCHMARKS); do $(BIN)/python $$script || exit; done
+	$(BIN)/python benchmarks/report.py
+
+$(BENCH_INSTALLED): $(INSTALLED)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	@touch $@
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -7,15 +7,12 @@ ResNet-50 at 224 pixels in bf16 on two. A step is forward, loss, backward and up
 are there already, cached maps are drawn from 256 images in memory, as from a warm cache.
 """
 
-import json
-import statistics
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from measure import compared, interleave, seconds_of, write
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
@@ -23,14 +20,12 @@ from pgsearch.config.model import ModelConfig
 from pgsearch.models.build import after_stages, build_model, build_trunk
 from pgsearch.models.classifier import Classifier
 from pgsearch.models.stages import split_after
-from pgsearch.provenance import provenance, utc_now
 from pgsearch.training.features import Features
 from pgsearch.training.inputs import MapInputs
 
 BATCH, CLASSES, CACHED_IMAGES = 32, 20, 256
 BASE = "fine-tuning, stem and layer1 frozen"
 CPU = torch.device("cpu")
-RESULT = Path(__file__).parent / "results" / "frozen_trunk.json"
 
 
 class Setting(NamedTuple):
@@ -47,37 +42,16 @@ SETTINGS = (Setting("resnet18", 64, "fp32", 1, 30), Setting("resnet50", 224, "bf
 
 
 def main() -> None:
-    rows = [row for setting in SETTINGS for row in measure(setting)]
-    ran = {fact: value for fact, value in provenance().items() if fact != "host"}
-    report = {"utc": utc_now().isoformat(), "provenance": ran, "rows": rows}
-    RESULT.write_text(json.dumps(report, indent=1) + "\n")
-    for row in rows:
-        print(f"{row['backbone']:9} {row['precision']} {row['step']:40} "
-              f"{row['milliseconds']:8.2f} ms  {row['ratio']:7.4f} x fine-tuning "
-              f"(quartiles {row['ratio_low']:.4f}..{row['ratio_high']:.4f})")  # fmt: skip
+    write(__file__, [row for setting in SETTINGS for row in measure(setting)], batch_size=BATCH)
 
 
 def measure(setting: Setting) -> list[dict[str, object]]:
     torch.set_num_threads(setting.threads)
     torch.manual_seed(0)
-    steps = steps_of(setting)
-    for run in steps.values():
-        run()  # memory and kernels are chosen once
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(setting.repeats):
-        for name, run in steps.items():
-            start = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - start)
-    rows: list[dict[str, object]] = []
-    for name, times in seconds.items():
-        ratios = [t / b for t, b in zip(times, seconds[BASE], strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4)
-        rows.append(
-            {**setting._asdict(), "step": name, "ratio": middle, "ratio_low": low,
-             "ratio_high": high, "milliseconds": 1e3 * statistics.median(times)}
-        )  # fmt: skip
-    return rows
+    steps = {name: seconds_of(run) for name, run in steps_of(setting).items()}
+    seconds = interleave(steps, rounds=setting.repeats)
+    rows = compared(seconds, subject="step", unit="milliseconds", scale=1e3)
+    return [{**setting._asdict(), **row} for row in rows]
 
 
 def steps_of(setting: Setting) -> dict[str, Callable[[], None]]:

@@ -1,79 +1,109 @@
-"""Time of the PG loss, forward and backward, as a ratio to torch's BCE in one interleaved run.
+"""Losses, forward and backward, as multiples of torch's BCE: pgsearch's and other libraries'.
 
 python benchmarks/losses.py
+
+One thread, eager. PG is in four settings, from fixed factors to adaptive ones with the re-balanced
+weight; peers have their defaults. A peer that is not installed is left out.
 """
 
-import json
-import statistics
-import time
+import importlib.metadata
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
+from measure import compared, interleave, seconds_of, write
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from pgsearch.losses import Factor, Factors, Focusing, PGLoss, Rebalance
-from pgsearch.provenance import provenance, utc_now
+from pgsearch.losses import ASLLoss, Factor, Factors, Focusing, PGLoss, Rebalance
 
-SHAPES = ((32, 20), (32, 80), (256, 80))
-REPEATS = 60
-STEPS = 20
-RESULT = Path(__file__).parent / "results" / "losses.json"
+SHAPES = ((32, 20), (32, 80), (4096, 1000))
+SECONDS_PER_CALL = {(32, 20): 100e-6, (32, 80): 100e-6, (4096, 1000): 0.1}
+ROUNDS, SECONDS_PER_ROUND = 40, 0.003
+PEERS = ("timm", "torchvision", "kornia")
+TARGETS = {("PG, fixed factors", 32, 80): "≤ 2.5", ("PG, adaptive", 32, 80): "≤ 2.5"}
+
+Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def main() -> None:
     torch.set_num_threads(1)
+    torch.manual_seed(0)
     rows = [row for shape in SHAPES for row in measure(*shape)]
-    RESULT.parent.mkdir(exist_ok=True)
-    ran = {fact: value for fact, value in provenance().items() if fact != "host"}
-    report = {"utc": utc_now().isoformat(), "provenance": ran, "rows": rows}
-    RESULT.write_text(json.dumps(report, indent=1) + "\n")
-    for row in rows:
-        print(f"[{row['batch']}, {row['classes']}]  {row['loss']:22} "
-              f"{row['microseconds']:7.0f} µs  {row['ratio']:5.2f} x BCE "
-              f"(quartiles {row['ratio_low']:.2f}..{row['ratio_high']:.2f})")  # fmt: skip
+    versions = {peer: importlib.metadata.version(peer) for peer in PEERS if is_installed(peer)}
+    write(__file__, rows, threads=1, peers=versions)
 
 
 def measure(batch: int, classes: int) -> list[dict[str, object]]:
-    counts = torch.linspace(400, 4, classes).int().numpy()
-    groups = [0 if n >= 100 else 1 if n >= 20 else 2 for n in counts]
-    adaptive = Factor(adaptive_G=(True, True, True))
-
-    def pg(**settings: object) -> Callable[[Tensor, Tensor], Tensor]:
-        loss = PGLoss(counts, groups, num_images=1000, **settings)  # type: ignore[arg-type]
-        return lambda z, y: loss(z, y).loss
-
-    losses: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-        "torch BCE": binary_cross_entropy_with_logits,
-        "PG fixed": pg(focusing=Focusing(mode_G=("fixed",) * 3)),
-        "PG adaptive": pg(
-            factors=Factors(lambda1_neg=adaptive), focusing=Focusing(mode_G=("adaptive",) * 3)
-        ),
-        "PG adaptive, weighted": pg(
-            factors=Factors(lambda1_neg=adaptive),
-            focusing=Focusing(mode_G=("adaptive",) * 3),
-            rebalance=Rebalance(mu=0.3),
-        ),
-    }
     logits = torch.randn(batch, classes, requires_grad=True)
     targets = (torch.rand(batch, classes) < 0.1).float()
-    seconds: dict[str, list[float]] = {name: [] for name in losses}
-    for _ in range(REPEATS):
-        for name, loss in losses.items():
-            start = time.perf_counter()
-            for _ in range(STEPS):
-                loss(logits, targets).backward()
-            seconds[name].append((time.perf_counter() - start) / STEPS)
-    rows: list[dict[str, object]] = []
-    for name, times in seconds.items():
-        ratios = [t / bce for t, bce in zip(times, seconds["torch BCE"], strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4)
-        rows.append(
-            {"batch": batch, "classes": classes, "loss": name, "ratio": middle, "ratio_low": low,
-             "ratio_high": high, "microseconds": 1e6 * statistics.median(times)}
-        )  # fmt: skip
-    return rows
+
+    def step(loss: Loss) -> Callable[[], None]:
+        return lambda: loss(logits, targets).backward()
+
+    times = max(1, round(SECONDS_PER_ROUND / SECONDS_PER_CALL[batch, classes]))
+    losses = {"torch BCE": binary_cross_entropy_with_logits, **own(classes), **peers()}
+    measured = interleave(
+        {name: seconds_of(step(loss), times=times) for name, loss in losses.items()},
+        rounds=ROUNDS if times > 1 else ROUNDS // 4,
+    )
+    rows = compared(measured, subject="loss", unit="microseconds", scale=1e6)
+    return [
+        {"batch": batch, "classes": classes, **row,
+         "target": TARGETS.get((row["loss"], batch, classes))}
+        for row in rows
+    ]  # fmt: skip
+
+
+def own(classes: int) -> dict[str, Loss]:
+    counts = torch.linspace(400, 4, classes).int().numpy()
+    groups = [0 if n >= 100 else 1 if n >= 20 else 2 for n in counts]
+    every, adaptive = (True, True, True), Focusing(mode_G=("adaptive",) * 3)
+    factors = Factors(lambda1_neg=Factor(adaptive_G=every))
+
+    def pg(**settings: object) -> Loss:
+        module = PGLoss(counts, groups, num_images=1000, **settings)  # type: ignore[arg-type]
+        return lambda z, y: module(z, y).loss
+
+    return {
+        "PG, fixed factors": pg(),
+        "PG, fixed factors, focal": pg(focusing=Focusing(mode_G=("fixed",) * 3)),
+        "PG, adaptive": pg(factors=factors, focusing=adaptive),
+        "PG, adaptive, re-balanced": pg(
+            factors=factors, focusing=adaptive, rebalance=Rebalance(mu=0.3)
+        ),
+        "pgsearch ASL": lambda z, y: ASLLoss()(z, y).loss,
+    }
+
+
+def peers() -> dict[str, Loss]:
+    losses: dict[str, Loss] = {}
+    if is_installed("timm"):
+        from timm.loss import AsymmetricLossMultiLabel, BinaryCrossEntropy
+
+        asl = AsymmetricLossMultiLabel()
+        losses["timm AsymmetricLossMultiLabel"] = lambda z, y: asl(z, y) / z.numel()  # it sums
+        losses["timm BinaryCrossEntropy"] = BinaryCrossEntropy(smoothing=0)
+    if is_installed("torchvision"):
+        from torchvision.ops import sigmoid_focal_loss
+
+        losses["torchvision sigmoid_focal_loss"] = lambda z, y: sigmoid_focal_loss(
+            z, y, reduction="mean"
+        )
+    if is_installed("kornia"):
+        from kornia.losses import BinaryFocalLossWithLogits
+
+        losses["kornia BinaryFocalLossWithLogits"] = BinaryFocalLossWithLogits(
+            alpha=0.25, reduction="mean"
+        )
+    return losses
+
+
+def is_installed(package: str) -> bool:
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 if __name__ == "__main__":

@@ -2,16 +2,18 @@
 
 python benchmarks/reading.py [TRIALS [REPEATS]]
 
-The peer is `pyarrow.dataset` with the same few columns of the same files. All times are from the
-command on; "first" is with an empty cache, as on a machine that has not read these results yet.
+The peers are processes that read the same few columns of the epochs folder with a reader of their
+own and print the newest epoch of each trial; ratios are to `pyarrow.dataset`. A reader that is not
+installed is left out. All times are from the command on; "first" is with an empty cache, as on a
+machine that has not read these results yet.
 """
 
-import json
+import importlib.metadata
+import importlib.util
 import multiprocessing
 import os
 import random
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -21,16 +23,17 @@ import urllib.request
 from pathlib import Path
 from typing import NamedTuple
 
+from measure import compared, write
+
 from pgsearch.class_groups import GROUPS
 from pgsearch.config import TrialSpec, flatten, parse_spec
-from pgsearch.provenance import provenance, utc_now
+from pgsearch.provenance import utc_now
 from pgsearch.results import FACTORS, EpochRecord, Ledger, TrialRecord, TrialState
 from pgsearch.results.read import keep_beside
 from pgsearch.results.rows import as_parquet, as_table, epoch_row, trial_row
 from pgsearch.results.schema import epoch_schema, trial_schema
 
 NUM_CLASSES, NUM_EPOCHS, PORT = 20, 8, 18_765
-RESULT = Path(__file__).parent / "results" / "reading.json"
 SPEC = {
     "name": "big",
     "data": {"name": "digits"},
@@ -39,12 +42,29 @@ SPEC = {
     "training": {"epochs": NUM_EPOCHS},
     "space": {"loss.lambda1_neg": {"type": "float", "low": 0.5, "high": 8.0, "log": True}},
 }
-PEER = """
+COLUMNS = ["number", "epoch", "configuration_id", "map.test.total", "map.test.tail"]
+QUOTED = ", ".join(f'"{column}"' for column in COLUMNS)
+NEWEST = 'print(frame.sort_values("epoch").groupby("number").tail(1))'
+READERS = {
+    "pyarrow": f"""
 import sys, pyarrow.dataset
-columns = ["number", "epoch", "configuration_id", "map.test.total", "map.test.tail"]
-frame = pyarrow.dataset.dataset(sys.argv[1]).to_table(columns).to_pandas()
-print(frame.sort_values("epoch").groupby("number").tail(1))
-"""
+frame = pyarrow.dataset.dataset(sys.argv[1]).to_table({COLUMNS}).to_pandas()
+{NEWEST}""",
+    "pandas": f"""
+import sys, pandas
+frame = pandas.read_parquet(sys.argv[1], columns={COLUMNS})
+{NEWEST}""",
+    "polars": f"""
+import sys, polars
+frame = polars.scan_parquet(sys.argv[1] + "/*.parquet").select({COLUMNS})
+print(frame.sort("epoch").group_by("number").last().collect())""",
+    "duckdb": f"""
+import sys, duckdb
+files = sys.argv[1] + "/*.parquet"
+print(duckdb.sql(f'''SELECT {QUOTED} FROM read_parquet('{{files}}')
+    QUALIFY row_number() OVER (PARTITION BY number ORDER BY epoch DESC) = 1''').fetchall()[-1])""",
+}
+"""By package, the program of each peer; the first is what the others are compared with."""
 
 
 class Case(NamedTuple):
@@ -71,13 +91,8 @@ def main() -> None:
         writer.start()
         writer.join()
         rows = measure(Path(folder), repeats)
-    ran = {fact: value for fact, value in provenance().items() if fact != "host"}
-    report = {"utc": utc_now().isoformat(), "provenance": ran, "trials": num_trials, "rows": rows}
-    RESULT.write_text(json.dumps(report, indent=1) + "\n")
-    for row in rows:
-        print(f"{row['what']:44} {row['seconds']:6.2f} s  {row['ratio']:5.2f} x peer "
-              f"(quartiles {row['ratio_low']:.2f}..{row['ratio_high']:.2f})  "
-              f"{row['megabytes']:5.0f} MB")  # fmt: skip
+    versions = {package: importlib.metadata.version(package) for package in installed()}
+    write(__file__, rows, trials=num_trials, epochs=NUM_EPOCHS, peers=versions)
 
 
 def measure(folder: Path, repeats: int) -> list[dict[str, object]]:
@@ -87,7 +102,10 @@ def measure(folder: Path, repeats: int) -> list[dict[str, object]]:
     serve = [*pgsearch, "serve", str(folder), "--port", str(PORT)]
     page = f"http://127.0.0.1:{PORT}/searches/big"
     cases = [
-        Case("pyarrow.dataset (peer)", [sys.executable, "-c", PEER, str(folder / "big/epochs")]),
+        *(
+            Case(f"{package} (peer)", [sys.executable, "-c", program, str(folder / "big/epochs")])
+            for package, program in installed().items()
+        ),
         Case("table, first, of a search that runs", table, is_first=True, has_ended=False),
         Case("table, first, of one that has ended", table, is_first=True),
         Case("table, later", table),
@@ -107,15 +125,12 @@ def measure(folder: Path, repeats: int) -> list[dict[str, object]]:
             taken, megabytes = run(case, {**os.environ, "PGSEARCH_CACHE": str(cache)})
             seconds[case.what].append(taken)
             peak[case.what] = max(peak.get(case.what, 0.0), megabytes)
-    rows: list[dict[str, object]] = []
-    for what, times in seconds.items():
-        ratios = [a / b for a, b in zip(times, seconds[cases[0].what], strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
-        rows.append(
-            {"what": what, "seconds": statistics.median(times), "ratio": middle,
-             "ratio_low": low, "ratio_high": high, "megabytes": peak[what]}
-        )  # fmt: skip
-    return rows
+    rows = compared(seconds, subject="what", unit="seconds")
+    return [{**row, "megabytes": peak[row["what"]]} for row in rows]
+
+
+def installed() -> dict[str, str]:
+    return {name: READERS[name] for name in READERS if importlib.util.find_spec(name)}
 
 
 def run(case: Case, environment: dict[str, str]) -> tuple[float, float]:
