@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 BENCH_INSTALLED := $(VENV)/.bench-installed
 DEMO_RESULTS ?= results
 # All of the folder but what they share and the report.
-NOT_BENCHMARKS := measure photographs report trainee
+NOT_BENCHMARKS := measure photographs report trainee tune_peer
 BENCHMARKS ?= $(filter-out $(NOT_BENCHMARKS:%=benchmarks/%.py),$(wildcard benchmarks/*.py))
 
 .PHONY: demo demo-cluster test test-all test-faults lint format bench clean
