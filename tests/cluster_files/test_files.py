@@ -9,14 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import kubernetes_validate
 import pytest
 import yaml
+from check_jsonschema.builtin_schemas import get_builtin_schema
 
 from pgsearch.cluster_files.render import file_name, render
 from pgsearch.cluster_files.settings import RAY_VERSION, Kind
 
 REPOSITORY = Path(__file__).parents[2]
 SCHEMAS = os.environ.get("PGSEARCH_TEST_SCHEMAS")
+EXCERPT = Path(__file__).parent / "kuberay.yaml"
+KUBERNETES = ("1.28", "1.37")  # the oldest and the newest that we ask
 KUBERAY = (Kind.KUBERAY_RAYJOB, Kind.KUBERAY_CLUSTER)
 RAY_UP = (Kind.RAY_AWS, Kind.RAY_GCP)
 
@@ -95,16 +99,78 @@ def test_on_aws_only_ssh_is_open_and_instances_are_as_boto_knows_them(
 @pytest.mark.parametrize("kind", KUBERAY)
 @pytest.mark.parametrize("storage", ["/results", "s3://bucket/results"])
 @pytest.mark.parametrize("gpus", [0, 2])
-def test_kuberay_manifests_follow_the_schema(kind: Kind, storage: str, gpus: int) -> None:
+def test_kuberay_manifests_follow_the_schemas(kind: Kind, storage: str, gpus: int) -> None:
+    """Which refuse unknown fields."""
+    carried = {"spec_text": "name: mine\n"} if kind is Kind.KUBERAY_RAYJOB and gpus else {}
+    _require_valid(_documents(kind, storage=storage, gpus=gpus, **carried))
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("spec", "headGroupSpec", "rayStartParams", "num-cpus"), 0),
+        (("spec", "authOptions", "mode"), "tokens"),
+        (("spec", "workerGroupSpecs", 0, "maxReplica"), 2),
+        (("spec", "workerGroupSpecs", 0, "template", "spec", "toleration"), []),
+    ],
+    ids=lambda value: str(value[-1]) if isinstance(value, tuple) else "",
+)
+def test_the_schemas_refuse_mistakes(path: tuple[str | int, ...], value: object) -> None:
+    cluster = _ray(Kind.KUBERAY_CLUSTER)
+    part: Any = cluster
+    for key in path[:-1]:
+        part = part[key]
+    part[path[-1]] = value
+    with pytest.raises(jsonschema.ValidationError):
+        _require_valid([cluster])
+
+
+@pytest.mark.parametrize("kind", KUBERAY)
+def test_kuberay_says_what_our_excerpt_says(kind: Kind) -> None:
+    """And takes the manifests, all fields known."""
     if SCHEMAS is None:
         pytest.skip("PGSEARCH_TEST_SCHEMAS names no folder of KubeRay's ray.io_*.yaml")
-    document = _ray(kind, storage=storage, gpus=gpus)
+    document = _ray(kind)
     file = Path(SCHEMAS, f"ray.io_{document['kind'].lower()}s.yaml")
     definition = yaml.load(file.read_text(), yaml.CSafeLoader)
     [version] = [v for v in definition["spec"]["versions"] if v["name"] == "v1"]
     schema = version["schema"]["openAPIV3Schema"]
-    assert document["apiVersion"] == f"{definition['spec']['group']}/v1"
+    excerpt = yaml.safe_load(EXCERPT.read_text())
+    _require_same(excerpt[document["kind"]], schema, excerpt["$defs"])
     jsonschema.validate(document, _closed(schema))
+
+
+def _require_valid(documents: list[dict[str, Any]]) -> None:
+    excerpt = yaml.safe_load(EXCERPT.read_text())
+    for document in documents:
+        parts = [document]
+        if document["apiVersion"] == "ray.io/v1":
+            schema = {"$ref": f"#/{document['kind']}", **excerpt}
+            jsonschema.Draft202012Validator(schema).validate(document)
+            parts = [
+                {"apiVersion": "v1", "kind": "PodTemplate", "template": template}
+                for template in _templates(document)
+            ]
+        for part in parts:
+            for version in KUBERNETES:
+                kubernetes_validate.validate(part, version, strict=True)
+
+
+def _require_same(ours: dict[str, Any], theirs: dict[str, Any], parts: dict[str, Any]) -> None:
+    """See that each field of the excerpt is as KubeRay defines it."""
+    if "$ref" in ours:
+        ours = parts[ours["$ref"].removeprefix("#/$defs/")]
+    for rule in ("type", "enum"):
+        if rule in ours:
+            assert ours[rule] == theirs.get(rule)
+    optional_there = {"apiVersion", "kind", "metadata", "spec"}  # which Kubernetes itself demands
+    assert set(ours.get("required", [])) - optional_there == set(theirs.get("required", []))
+    for name, field in ours.get("properties", {}).items():
+        if "const" not in field:
+            _require_same(field, theirs["properties"][name], parts)
+    for inner in ("items", "additionalProperties"):
+        if ours.get(inner):
+            _require_same(ours[inner], theirs[inner], parts)
 
 
 @pytest.mark.parametrize("kind", KUBERAY)
@@ -186,10 +252,8 @@ def test_workers_ask_for_their_gpus(gpus: int) -> None:
 
 @pytest.mark.parametrize("given", [{}, {"gpus": 2, "workers": 3}, {"storage": "s3://bucket/x"}])
 def test_compose_files_follow_the_schema(given: dict[str, Any]) -> None:
-    if SCHEMAS is None:
-        pytest.skip("PGSEARCH_TEST_SCHEMAS names no folder of compose-spec.json")
-    schema = json.loads(Path(SCHEMAS, "compose-spec.json").read_text())
-    jsonschema.Draft7Validator(schema).validate(yaml.safe_load(render(Kind.COMPOSE, given)))
+    schema = get_builtin_schema("vendor.compose-spec")
+    jsonschema.validate(yaml.safe_load(render(Kind.COMPOSE, given)), schema)
 
 
 def test_compose_opens_the_dashboard_to_this_machine_alone() -> None:
@@ -257,9 +321,14 @@ def _cluster(kind: Kind, **given: Any) -> dict[str, Any]:
 
 
 def _pods(kind: Kind, **given: Any) -> list[dict[str, Any]]:
-    cluster = _cluster(kind, **given)
+    return [template["spec"] for template in _templates(_ray(kind, **given))]
+
+
+def _templates(ray: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the pods of a RayJob or a RayCluster: the head's, then the workers'."""
+    cluster = ray["spec"].get("rayClusterSpec", ray["spec"])
     groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
-    return [group["template"]["spec"] for group in groups]
+    return [group["template"] for group in groups]
 
 
 def _closed(schema: Any) -> Any:
