@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
@@ -106,7 +107,7 @@ class SearchProgress:
                 "go on."
             )
             return
-        where = "" if results == DEFAULT_RESULTS else f" --results {results}"
+        where = "" if results == DEFAULT_RESULTS else f" --results {shlex.quote(results)}"
         self._say(f"done: {counts}; results in {outcome.url}")
         self._say(f"next: pgsearch table {self._spec.name} --leaderboard{where}")
 

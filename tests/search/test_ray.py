@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,12 +27,14 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 
 @pytest.mark.promise(9)
 def test_a_repeated_command_on_a_finished_search_does_nothing(tmp_path: Path) -> None:
-    search = Search(tmp_path)
+    search = Search(tmp_path, results=str(tmp_path / "my results"))
     assert search.run()[0] == 0
     before = search.epochs()
     code, errors = search.run()
     assert code == 0
     assert "done: 5 COMPLETE" in errors
+    (following,) = re.findall("^next: (.*)$", errors, re.M)
+    assert shlex.split(following)[-2:] == ["--results", search.results]
     pd.testing.assert_frame_equal(search.epochs(), before)
     code, errors = search.run("--trials", "6")  # more trials extend it
     assert code == 0, errors
