@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from tests.cli.test_cli import pgsearch
+from tests.cli.conftest import Run
+from tests.cli.test_cli import pgsearch as process
 
 CLASSES = ("red", "green")
 SPEC = """
@@ -40,12 +41,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with (folder / "manifest.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["image", "split", *CLASSES], *rows])
     (folder / "colours.yaml").write_text(SPEC.replace("MANIFEST", str(folder / "manifest.csv")))
-    result = pgsearch(
+    result = process(
         "train", str(folder / "colours.yaml"), "--variant", "BCE", "--save", str(folder / "run"),
         "--save-scores", "keep_best_epoch=true", PGSEARCH_CACHE=str(folder / "cache"),
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGSEARCH_CACHE", str(folder / "cache"))
 
 
 def checkpoint(folder: Path) -> str:
@@ -55,10 +61,8 @@ def checkpoint(folder: Path) -> str:
 def test_scores_are_saved_and_evaluate_finds_them_again(folder: Path) -> None:
     saved = pd.read_parquet(folder / "run" / "scores" / "00000.parquet")
     assert saved["split"].value_counts().to_dict() == {"test": 24, "validation": 12}
-    result = pgsearch(
-        "evaluate", checkpoint(folder), "--json", "--save-scores", str(folder / "again.parquet"),
-        PGSEARCH_CACHE=str(folder / "cache"),
-    )  # fmt: skip
+    scores = str(folder / "again.parquet")
+    result = process("evaluate", checkpoint(folder), "--json", "--save-scores", scores)
     assert result.returncode == 0, result.stderr
     again = pd.read_parquet(folder / "again.parquet")
     expected = saved[saved["split"] == "test"].reset_index(drop=True)
@@ -74,50 +78,50 @@ def test_scores_are_saved_and_evaluate_finds_them_again(folder: Path) -> None:
 
 
 @pytest.mark.promise(11)
-def test_the_best_epoch_is_a_checkpoint_like_any_other(folder: Path) -> None:
+def test_the_best_epoch_is_a_checkpoint_like_any_other(pgsearch: Run, folder: Path) -> None:
     """Of equal epochs the first: colours are learnt before the last."""
     epochs = pd.read_parquet(folder / "run" / "epochs").sort_values("epoch")
     best = epochs.loc[epochs["map.validation.total"].idxmax()]
     file = str(folder / "run" / "checkpoints" / "00000.best.pt")
-    cache = {"PGSEARCH_CACHE": str(folder / "cache")}
-    result = pgsearch("evaluate", file, "--json", "--split", "validation", **cache)
-    assert result.returncode == 0, result.stderr
-    facts = json.loads(result.stdout)
+    result = pgsearch("evaluate", file, "--json", "--split", "validation")
+    assert result.code == 0, result.err
+    facts = json.loads(result.out)
     assert facts["map"]["total"] == pytest.approx(best["map.validation.total"], abs=1e-6)
     assert facts["loss"] == pytest.approx(best["loss.validation"], rel=1e-4)
     result = pgsearch("predict", file, str(folder / "49.png"))
-    assert result.returncode == 0, result.stderr
-    assert json.loads(result.stdout)[0]["probabilities"].keys() == set(CLASSES)
+    assert result.code == 0, result.err
+    assert json.loads(result.out)[0]["probabilities"].keys() == set(CLASSES)
 
 
-def test_evaluate_finds_classes_by_name_in_a_manifest_of_its_own(folder: Path) -> None:
+def test_evaluate_finds_classes_by_name_in_a_manifest_of_its_own(
+    pgsearch: Run, folder: Path
+) -> None:
     rows = [["image", "green", "split", "red", "blue"]]
     rows += [[f"{n}.png", str(n // 2 % 2), "test", str(n % 2), "0"] for n in range(48, 72)]
     with (folder / "other.csv").open("w", newline="") as file:
         csv.writer(file).writerows(rows)
     arguments = ("evaluate", checkpoint(folder), "--json")
-    cache = {"PGSEARCH_CACHE": str(folder / "cache")}
-    own = json.loads(pgsearch(*arguments, **cache).stdout)
-    result = pgsearch(*arguments, "--data", str(folder / "other.csv"), **cache)
-    assert result.returncode == 0, result.stderr
-    other = json.loads(result.stdout)
+    own = json.loads(pgsearch(*arguments).out)
+    result = pgsearch(*arguments, "--data", str(folder / "other.csv"))
+    assert result.code == 0, result.err
+    other = json.loads(result.out)
     assert other["map"] == pytest.approx(own["map"], nan_ok=True)
     assert other["classes"] == own["classes"]
-    printed = pgsearch("evaluate", checkpoint(folder), **cache).stdout
+    printed = pgsearch("evaluate", checkpoint(folder)).out
     assert "24 images of test" in printed
     assert f"mAP total {100 * own['map']['total']:.2f}" in printed
     assert "F1  micro " in printed
 
 
-def test_predict_as_json_and_csv(folder: Path) -> None:
+def test_predict_as_json_and_csv(pgsearch: Run, folder: Path) -> None:
     images = [str(folder / f"{n}.png") for n in (49, 50, 51, 48)]  # red, green, both, neither
     result = pgsearch("predict", checkpoint(folder), *images)
-    assert result.returncode == 0, result.stderr
-    rows = json.loads(result.stdout)
+    assert result.code == 0, result.err
+    rows = json.loads(result.out)
     assert [row["image"] for row in rows] == images
     found = [[row["probabilities"][name] > 0.5 for name in CLASSES] for row in rows]
     assert found == [[True, False], [False, True], [True, True], [False, False]]
-    as_csv = pgsearch("predict", checkpoint(folder), *images, "--format", "csv").stdout
+    as_csv = pgsearch("predict", checkpoint(folder), *images, "--format", "csv").out
     header, *lines = csv.reader(io.StringIO(as_csv))
     assert header == ["image", *CLASSES]
     assert [float(value) for value in lines[0][1:]] == pytest.approx(
@@ -125,48 +129,48 @@ def test_predict_as_json_and_csv(folder: Path) -> None:
     )
 
 
-def test_bad_images_are_named_together(folder: Path, tmp_path: Path) -> None:
+def test_bad_images_are_named_together(pgsearch: Run, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_text("not an image")
     result = pgsearch(
         "predict", checkpoint(folder), str(tmp_path / "text.jpg"), str(tmp_path / "absent.png")
     )
-    assert result.returncode == 4
-    assert f"{tmp_path}/text.jpg: " in result.stderr
-    assert f"{tmp_path}/absent.png: " in result.stderr
-    assert "Traceback" not in result.stderr
+    assert result.code == 4
+    assert f"{tmp_path}/text.jpg: " in result.err
+    assert f"{tmp_path}/absent.png: " in result.err
+    assert "Traceback" not in result.err
 
 
-def test_a_split_or_class_that_is_not_there_is_named(folder: Path) -> None:
-    cache = {"PGSEARCH_CACHE": str(folder / "cache")}
-    result = pgsearch(
-        "evaluate", checkpoint(folder), "--data", str(folder / "other.csv"), "--split", "train",
-        **cache,
-    )  # fmt: skip
-    assert result.returncode == 4
-    assert "no row has the split 'train'" in result.stderr
+def test_a_split_or_class_that_is_not_there_is_named(pgsearch: Run, folder: Path) -> None:
+    other = str(folder / "other.csv")
+    result = pgsearch("evaluate", checkpoint(folder), "--data", other, "--split", "train")
+    assert result.code == 4
+    assert "no row has the split 'train'" in result.err
     (folder / "few.csv").write_text("image,split,red\n48.png,test,0\n")
-    result = pgsearch("evaluate", checkpoint(folder), "--data", str(folder / "few.csv"), **cache)
-    assert result.returncode == 4
-    assert "has no column for the class 'green'" in result.stderr
+    result = pgsearch("evaluate", checkpoint(folder), "--data", str(folder / "few.csv"))
+    assert result.code == 4
+    assert "has no column for the class 'green'" in result.err
 
 
-def test_a_checkpoint_that_is_not_there_is_a_usage_error(tmp_path: Path) -> None:
+def test_a_checkpoint_that_is_not_there_is_a_usage_error(
+    pgsearch: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     for command in (["evaluate", "absent.pt"], ["predict", "absent.pt", "a.jpg"]):
-        result = pgsearch(*command, cwd=tmp_path)
-        assert result.returncode == 2
-        assert "absent.pt: no such file" in result.stderr
+        result = pgsearch(*command)
+        assert result.code == 2
+        assert "absent.pt: no such file" in result.err
 
 
-def test_other_data_than_the_training_had_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_other_data_than_the_training_had_is_refused(pgsearch: Run, folder: Path) -> None:
     manifest = folder / "manifest.csv"
     before = manifest.read_text()
     try:
         manifest.write_text(before.replace("71.png,test,1,1", "71.png,test,0,1"))
-        result = pgsearch("evaluate", checkpoint(folder), PGSEARCH_CACHE=str(folder / "cache"))
+        result = pgsearch("evaluate", checkpoint(folder))
     finally:
         manifest.write_text(before)
-    assert result.returncode == 4
-    assert "are not those that the checkpoint was trained with" in result.stderr
+    assert result.code == 4
+    assert "are not those that the checkpoint was trained with" in result.err
 
 
 @pytest.mark.parametrize(
@@ -181,28 +185,31 @@ def test_other_data_than_the_training_had_is_refused(folder: Path, tmp_path: Pat
     ],
 )
 def test_what_cannot_be_written_or_read_is_one_message(
-    folder: Path, options: list[str], code: int, expected: str
+    pgsearch: Run,
+    folder: Path,
+    options: list[str],
+    code: int,
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (folder / "file").touch()
     command, *rest = options
-    result = pgsearch(
-        command, checkpoint(folder), *rest, cwd=folder, PGSEARCH_CACHE=str(folder / "cache")
-    )
-    assert result.returncode == code, result.stderr
-    assert expected in result.stderr
-    assert "Traceback" not in result.stderr
+    monkeypatch.chdir(folder)
+    result = pgsearch(command, checkpoint(folder), *rest)
+    assert result.code == code, result.err
+    assert expected in result.err
+    assert "Traceback" not in result.err
 
 
 def test_scores_asked_for_too_late_name_the_remedy(folder: Path, tmp_path: Path) -> None:
     command = ["train", str(folder / "colours.yaml"), "--variant", "BCE", "--save", str(tmp_path)]
-    cache = {"PGSEARCH_CACHE": str(folder / "cache")}
-    assert pgsearch(*command, "training.epochs=1", **cache).returncode == 0
-    result = pgsearch(*command, "training.epochs=1", "--save-scores", **cache)
+    assert process(*command, "training.epochs=1").returncode == 0
+    result = process(*command, "training.epochs=1", "--save-scores")
     assert result.returncode == 0
     assert f"pgsearch evaluate {tmp_path}/checkpoints/00000.pt --save-scores" in result.stderr
 
 
-def test_save_scores_needs_a_folder(folder: Path) -> None:
+def test_save_scores_needs_a_folder(pgsearch: Run, folder: Path) -> None:
     result = pgsearch("train", str(folder / "colours.yaml"), "--save-scores")
-    assert result.returncode == 2
-    assert "--save-scores needs --save" in result.stderr
+    assert result.code == 2
+    assert "--save-scores needs --save" in result.err
