@@ -30,9 +30,9 @@ demo: $(INSTALLED)
 	$(BIN)/pgsearch table digits_baselines digits_pg_best --results $(DEMO_RESULTS)
 
 # A search as a job of three Ray nodes of this machine: a node is killed, the job stopped and resumed.
-# Four minutes; nothing is left running.
+# Two minutes; nothing is left running.
 demo-cluster: $(INSTALLED)
-	$(BIN)/python cluster/demo.py
+	$(BIN)/python -m cluster.demo
 
 # The default suite: under 8 minutes on 2 cores.
 test: $(INSTALLED)

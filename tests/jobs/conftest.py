@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.demo import LocalCluster
+from cluster.local import LocalCluster
 from tests.object_store import environment, s3_server
 from tests.search.searches import SPEC, Search
 
@@ -64,8 +64,8 @@ def cluster(s3: dict[str, str]) -> Iterator[LocalCluster]:
         tempfile.TemporaryDirectory(prefix="pgs-", dir="/tmp") as folder,
         LocalCluster(Path(folder), s3) as cluster,
     ):
-        cluster.add(2)
-        cluster.add(3, "--resources", '{"deadline": 1}')
+        cluster.add()
+        cluster.add("--resources", '{"deadline": 1}')
         yield cluster
     assert cluster.processes() == []
 

@@ -1,4 +1,7 @@
-"""Searches as jobs of real Ray nodes: stopped, gone on with, and left by whoever began them."""
+"""Searches as jobs of real Ray nodes: stopped, gone on with, and left by whoever began them.
+
+What is not slow here is what CI runs on several nodes.
+"""
 
 import json
 import os
@@ -10,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.demo import LocalCluster, wait_for
+from cluster.local import LocalCluster, wait_for
 from tests.jobs.conftest import Terminal
 from tests.search.searches import SPEC, Search, assert_whole
 
@@ -71,6 +74,7 @@ def test_a_job_is_stopped_and_gone_on_with(terminal: Terminal) -> None:
     assert "stopped-r2 had ended already: SUCCEEDED" in terminal.run("stop", "stopped")[1]
 
 
+@pytest.mark.slow
 def test_a_job_outlives_who_submitted_it(terminal: Terminal) -> None:
     """And carries nothing of their environment but what they name."""
     search = terminal.search("outlives")
@@ -94,6 +98,7 @@ def test_a_job_outlives_who_submitted_it(terminal: Terminal) -> None:
     assert json.loads(asked.stdout) == {"RAY_JOB_STOP_WAIT_TIME_S": "40", "WANDB_API_KEY": "mine"}
 
 
+@pytest.mark.slow
 def test_two_searches_side_by_side_one_on_an_object_store(terminal: Terminal) -> None:
     on_disk = terminal.search("disk", SPEC.replace("max_concurrent: 2", "max_concurrent: 1"))
     in_store = terminal.search(  # on a node that is kept for it
@@ -119,8 +124,8 @@ def test_a_node_is_lost_and_another_comes(terminal: Terminal) -> None:
     search = terminal.search("lost")
     begin(terminal, search)
     wait_for(lambda: epochs(search) >= 2, "two epochs")
-    terminal.cluster.kill(3)
-    terminal.cluster.add(4)
+    terminal.cluster.kill(terminal.cluster.nodes[-1])
+    terminal.cluster.add()
     code, out, err = terminal.run("logs", "lost", "-f")
     assert code == 0, err
     assert "its worker was lost" in out
@@ -134,11 +139,11 @@ def test_a_new_cluster_goes_on_where_the_old_one_died(
     search = terminal.search("moved")
     with tempfile.TemporaryDirectory(prefix="pgs-", dir="/tmp") as folder:
         with LocalCluster(Path(folder)) as cluster:
-            cluster.add(2)
+            cluster.add()
             there = Terminal(cluster, terminal.folder)
             begin(there, search)
             wait_for(lambda: epochs(search) >= 2, "two epochs")
-            cluster.kill(1)
+            cluster.kill(cluster.nodes[0])
             wait_for(lambda: there.run("jobs")[0] == 2, "the dashboard to be gone")
         assert cluster.processes() == []
     assert 2 <= epochs(search) < 5 * 4
@@ -167,10 +172,13 @@ def test_what_cannot_begin(terminal: Terminal) -> None:
         ("0" * 64, "the cluster has another token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"),
         ("", "there is no token here; set RAY_AUTH_TOKEN to the cluster's"),
     ):
-        code, _, err = terminal.run("jobs", RAY_AUTH_TOKEN=token)
+        code, _, err = terminal.run("jobs", RAY_AUTH_TOKEN=token, HOME=str(terminal.folder))
         assert (code, said in err) == (2, True), err
     code, _, err = terminal.run("jobs", RAY_AUTH_MODE="disabled")
     assert (code, "the cluster wants a token" in err) == (2, True)
+    doctor = ("doctor", "--address", terminal.cluster.address)
+    code, _, err = terminal.run(*doctor, RAY_AUTH_TOKEN="0" * 64)
+    assert (code, "it asks for a token, and the one here is not its own" in err) == (2, True), err
     code, _, err = terminal.run("logs", "unknown")
     assert (code, "no job of 'unknown' at" in err) == (2, True)
     assert len(jobs(terminal, "wrong")) == 1  # the others were not submitted

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from cluster.local import free_port
 from pgsearch.errors import UsageError
 from pgsearch.search import connection
-from tests.search.clusters import free_port
 
 
 @pytest.mark.parametrize(
