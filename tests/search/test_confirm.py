@@ -263,29 +263,26 @@ def test_the_spec_of_a_plan_survives_its_ledger(source: Ledger) -> None:
 
 @pytest.mark.ray
 @pytest.mark.timeout(400)
-def test_confirm_for_real(tmp_path: Path) -> None:
-    """Interrupted, gone on with, and shown again without training."""
-    search = Search(tmp_path)
-    code, text = search.run()
-    assert code == 0, text
+def test_confirm_for_real(finished: Search) -> None:
+    """Begun, and shown again without training."""
     words = ("confirm", "small", "--against", "bce", "--top", "2", "--seeds", "2", "--json")
-    process = search.command(*words)
+    process = finished.command(*words)
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     report = json.loads(out)
     assert [one["n"] for one in report["optimism"]] == [2, 2]
-    frame = pd.read_parquet(tmp_path / "results" / "small_confirm" / "trials")
+    frame = pd.read_parquet(Path(finished.results, "small_confirm", "trials"))
     assert sorted(frame["seed"]) == [1, 1, 1, 2, 2, 2]
     for one in report["optimism"]:
         name = f"top {one['candidate']['rank']}, trial {one['candidate']['number']}"
         values = [v[0] for v in frame.loc[frame["variant"] == name, "values"]]
         assert one["fresh_mean"] == pytest.approx(sum(values) / 2)
     assert report["comparison"]["contrasts"][0]["difference"]["n"] == 2
-    again = search.command(*words)
+    again = finished.command(*words)
     out_again, err_again = again.communicate(timeout=60)
     assert (again.returncode, out_again) == (0, out)
     assert "starting" not in err_again
-    other = search.command(*words[:-1], "--top", "1")
+    other = finished.command(*words[:-1], "--top", "1")
     _, err_other = other.communicate(timeout=60)
     assert other.returncode == 3
     assert "are asked for" in err_other

@@ -26,19 +26,17 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 
 
 @pytest.mark.promise(9)
-def test_a_repeated_command_on_a_finished_search_does_nothing(tmp_path: Path) -> None:
-    search = Search(tmp_path, results=str(tmp_path / "my results"))
-    assert search.run()[0] == 0
-    before = search.epochs()
-    code, errors = search.run()
+def test_a_repeated_command_on_a_finished_search_does_nothing(finished: Search) -> None:
+    before = finished.epochs()
+    code, errors = finished.run()
     assert code == 0
     assert "done: 5 COMPLETE" in errors
     (following,) = re.findall("^next: (.*)$", errors, re.M)
-    assert shlex.split(following)[-2:] == ["--results", search.results]
-    pd.testing.assert_frame_equal(search.epochs(), before)
-    code, errors = search.run("--trials", "6")  # more trials extend it
+    assert shlex.split(following)[-2:] == ["--results", finished.results]
+    pd.testing.assert_frame_equal(finished.epochs(), before)
+    code, errors = finished.run("--trials", "6")  # more trials extend it
     assert code == 0, errors
-    assert_whole(search, trials=6)
+    assert_whole(finished, trials=6)
 
 
 def test_a_machine_that_has_read_nothing_opens_few_files(
@@ -63,20 +61,24 @@ def test_a_machine_that_has_read_nothing_opens_few_files(
 
 
 @pytest.mark.promise(4)
-def test_a_failing_trial_ends_as_fail_and_is_not_retried(tmp_path: Path) -> None:
+def test_failing_trials_end_as_fail_and_are_not_retried(tmp_path: Path) -> None:
     text = SPEC.replace("trials: 5", "method: grid").replace(
         "space: {loss.lambda1_neg: {type: float, low: 0.5, high: 8, log: true, tied: true}}",
         "variants:\n  good: {}\n  diverges: {training: {learning_rate: 1e12, clip_norm: null, "
-        "warmup_iterations: 0}}",
+        "warmup_iterations: 0}}\n  breaks: {}",
     )
-    search = Search(tmp_path, text)
+    search = Search(tmp_path, text, spy=True, environment={"PGSEARCH_SPY_BUG": "small-00002"})
     code, errors = search.run()
     assert code == 6, errors
-    good, failed = search.ledger.trials()
+    good, diverged, broken = search.ledger.trials()
     assert good.state is TrialState.COMPLETE
-    assert failed.state is TrialState.FAIL
-    assert failed.attempts == 1
-    assert "not finite in epoch 1, step" in str(failed.error)
+    for failed, reason in (
+        (diverged, "not finite in epoch 1, step"),
+        (broken, "a bug of the user's code"),
+    ):
+        assert failed.state is TrialState.FAIL
+        assert failed.attempts == 1
+        assert reason in str(failed.error)
     assert search.run()[0] == 6  # and stays so
 
 
@@ -98,15 +100,13 @@ def test_pruning_ends_trials_early(tmp_path: Path) -> None:
     ]
 
 
-def test_other_data_under_the_same_spec_is_refused(tmp_path: Path) -> None:
-    search = Search(tmp_path)
-    assert search.run()[0] == 0
-    path = tmp_path / "results" / "small" / "epochs" / "00000.parquet"
+def test_other_data_under_the_same_spec_is_refused(finished: Search) -> None:
+    path = Path(finished.results, "small", "epochs", "00000.parquet")
     table = pq.read_table(path)
     other = pa.array(["other"] * len(table))
     index = table.column_names.index("data_fingerprint")
     path.write_bytes(as_parquet(table.set_column(index, "data_fingerprint", other)))
-    code, errors = search.run("--trials", "6")
+    code, errors = finished.run("--trials", "6")
     assert code == 3, errors
     assert "the images or labels are not those" in errors
 

@@ -71,8 +71,8 @@ def test_kill_9_of_anything_at_random_moments(tmp_path: Path, points: Points) ->
     witness, moments = Witness(search), random.Random(4)
     process = search.start()
     kills: Counter[str] = Counter()
-    for victim in ("driver", "worker", "raylet", "everything", "driver", "worker and raylet",
-                   "everything"):  # fmt: skip
+    victims = ("driver", "worker", "raylet", "everything", "worker and raylet")
+    for victim in victims:
         target = len(search.steps()) + moments.randrange(8, 30)
         search.wait_for_steps(target, process)
         with points.point():
@@ -93,12 +93,15 @@ def test_kill_9_of_anything_at_random_moments(tmp_path: Path, points: Points) ->
                 if victim in ("driver", "everything"):
                     code, said = ended(process, 60)
                     assert code == -signal.SIGKILL
-                elif process.poll() is None:
+                    if victim == "driver":  # and leaves its workers behind
+                        assert any(map(lives, children))
+                else:
                     # It may go on with the workers that it has, or find that Ray is gone.
                     kill_after_a_while(process, 4)
                     code, said = ended(process, 60)
                     assert code in (0, 75, -signal.SIGKILL), said
-                if kills.total() == 7:  # nothing more to hit
+                assert "waiting" not in said  # for a driver that was killed
+                if kills.total() == len(victims):  # nothing more to hit
                     search.environment["PGSEARCH_SPY_SECONDS"] = "0"
                 process = search.start()
                 wait_until_gone(children)  # also the agents that Ray itself leaves behind
@@ -120,21 +123,6 @@ def kill_after_a_while(process: subprocess.Popen[str], seconds: float) -> None:
         process.wait(seconds)
     except subprocess.TimeoutExpired:
         process.kill()
-
-
-@pytest.mark.promise(1)
-def test_a_lost_worker_is_replaced_and_goes_on(tmp_path: Path) -> None:
-    search = Search(tmp_path, spy=True, environment={"PGSEARCH_SPY_SECONDS": "0.05"})
-    process = search.start()
-    search.wait_for_epochs(2, process)
-    kill(process, processes_of(process.pid, title=WORKER)[0])
-    code, said = ended(process)
-    assert code == 0, said
-    assert "its worker was lost" in said
-    assert_whole(search)
-    assert max(t.attempts for t in search.ledger.trials()) == 2
-    assert set(search.epochs()["attempt"]) == {1, 2}
-    assert max(search.repeated_steps().values()) <= STEPS_PER_EPOCH
 
 
 @pytest.mark.promise(4)
@@ -169,6 +157,11 @@ def test_a_worker_lost_too_often_ends_its_trial_not_the_search_and_can_be_retrie
         assert "its worker was lost 2 times in a row without an epoch between" in str(failed.error)
         assert failed.attempts == 2
         assert search.ledger.trials()[1].attempts == 3
+    with points.point(1):  # a lost worker costs its trial the epoch that it was in
+        rows = search.epochs()
+        assert list(rows.loc[rows["number"] == 1, "epoch"]) == [1, 2, 3, 4]
+        assert set(rows.loc[rows["number"] == 1, "attempt"]) == {1, 2, 3}
+        assert 0 < search.repeated_steps()["small-00001"] <= 2 * STEPS_PER_EPOCH
     code, said = ended(search.command("retry", "small"))
     with points.point():
         assert code == 0, said
@@ -200,22 +193,6 @@ def test_a_stuck_trial_is_ended_and_goes_on(tmp_path: Path) -> None:
     assert not lives(stuck)
     assert_whole(search, trials=2)
     assert sorted(trial.attempts for trial in search.ledger.trials()) == [1, 2]
-
-
-@pytest.mark.promise(4)
-def test_a_bug_in_user_code_is_not_retried(tmp_path: Path) -> None:
-    search = Search(
-        tmp_path,
-        SPEC.replace("trials: 5", "trials: 2"),
-        spy=True,
-        environment={"PGSEARCH_SPY_BUG": "small-00000"},
-    )
-    code, said = search.run()
-    assert code == 6, said
-    failed, good = search.ledger.trials()
-    assert (failed.state, good.state) == (TrialState.FAIL, TrialState.COMPLETE)
-    assert failed.attempts == 1
-    assert "a bug of the user's code" in str(failed.error)
 
 
 @pytest.mark.promise(4)
@@ -282,6 +259,11 @@ def test_a_second_signal_ends_at_once(tmp_path: Path, points: Points) -> None:
     search = Search(tmp_path, spy=True, environment={"PGSEARCH_SPY_SECONDS": "90"})
     process = search.start()
     search.wait_for_steps(1, process)
+    with points.point(5):  # a second driver is refused meanwhile
+        code, said = search.run()
+        assert code == 5
+        assert f"another driver works on this search (host {os.uname().nodename}, pid " in said
+        assert f"pid {process.pid}, since 20" in said
     with points.point():  # a step that takes longer than the grace
         process.send_signal(signal.SIGINT)
         time.sleep(1)
@@ -302,54 +284,25 @@ def test_a_second_signal_ends_at_once(tmp_path: Path, points: Points) -> None:
         assert time.monotonic() - start < 3 + 45  # on a busy machine too, but before the step ends
 
 
-@pytest.mark.promise(5)
-def test_a_second_driver_is_refused_and_a_dead_one_replaced(tmp_path: Path, points: Points) -> None:
-    search = Search(tmp_path, spy=True, environment={"PGSEARCH_SPY_SECONDS": "0.1"})
-    process = search.start()
-    search.wait_for_steps(1, process)
-    with points.point():
-        code, said = search.run()
-        assert code == 5
-        assert f"another driver works on this search (host {os.uname().nodename}, pid " in said
-        assert f"pid {process.pid}, since 20" in said
-    with points.point():
-        children = processes_of(process.pid)
-        process.kill()
-        ended(process, 30)
-        assert any(map(lives, children))
-        search.environment["PGSEARCH_SPY_SECONDS"] = "0"
-        code, said = search.run()
-        assert code == 0, said
-        assert "waiting" not in said
-        wait_until_gone(children)
-        assert_whole(search)
-
-
 @pytest.mark.promise(9)
-def test_a_changed_spec_is_refused_and_forked(tmp_path: Path, points: Points) -> None:
-    search = Search(tmp_path, SPEC.replace("trials: 5", "trials: 3"))
-    assert search.run()[0] == 0
-    before = search.ledger.trials()
+def test_a_changed_spec_is_refused_and_forked(finished: Search, points: Points) -> None:
+    before = finished.ledger.trials()
     changed = ("training.learning_rate=0.05", "space.loss.lambda1_neg.high=4")
     with points.point():
-        code, said = search.run(*changed)
+        code, said = finished.run(*changed)
         assert code == 3
         assert "training.learning_rate: was 0.1, is 0.05" in said
         assert "space.loss.lambda1_neg.high: was 8.0, is 4.0" in said
         assert "--fork NEW" in said
     with points.point():
-        code, said = search.run(*changed, "--fork", "other")
+        code, said = finished.run(*changed, "--fork", "other", "--trials", "2")
         assert code == 0, said
         inside = sum(t.params["loss.lambda1_neg"] <= 4 for t in before)
-        assert f"knows {inside} of the 3 finished trials of small" in said
-        assert search.ledger.trials() == before
+        assert f"knows {inside} of the 5 finished trials of small" in said
+        assert finished.ledger.trials() == before
     with points.point():
-        code, said = search.run(*changed, "--fork", "other")  # the same command: nothing to do
+        code, said = finished.run(*changed, "--fork", "other", "--trials", "2")  # nothing to do
         assert code == 0, said
-    with points.point():
-        code, said = search.run("--trials", "4")
-        assert code == 0, said
-        assert len(search.ledger.trials()) == 4
 
 
 @pytest.mark.promise(10)
@@ -369,15 +322,13 @@ def test_a_search_on_an_object_store_survives_hiccups_and_kills(
                 environment={"PGSEARCH_SPY_SECONDS": "0.05"},
             )
             witness = Witness(search)
-            for epochs in (2, 6):
-                process = search.start()
-                search.wait_for_epochs(epochs, process)
-                with points.point():
-                    witness.look()
-                    children = processes_of(process.pid)
-                    kill(process, process.pid, *children)
-                    ended(process, 30)
-                    witness.look()
+            process = search.start()
+            search.wait_for_epochs(2, process)
+            with points.point():
+                witness.look()
+                kill(process, process.pid, *processes_of(process.pid))
+                ended(process, 30)
+                witness.look()
             # So slow that no trial ends before it sees the stop.
             search.environment["PGSEARCH_SPY_SECONDS"] = "0.4"
             process = search.start()
@@ -405,4 +356,4 @@ def test_a_search_on_an_object_store_survives_hiccups_and_kills(
                 assert_whole(search, trials=3)
                 witness.look()
             assert {fault for fault, _ in proxy.met} == set(FAULTS)
-            assert max(search.repeated_steps().values()) <= 4 * STEPS_PER_EPOCH
+            assert max(search.repeated_steps().values()) <= 3 * STEPS_PER_EPOCH
