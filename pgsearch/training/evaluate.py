@@ -11,6 +11,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from pgsearch.errors import NonFiniteLoss
 from pgsearch.metrics import average_precision_per_class, f1_scores, group_means
+from pgsearch.training.folding import folded
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ def compute_logits(
     """Return the raw logits `z` of every image in one view, `[N, C]`.
 
     Args:
-        network: what turns a batch of inputs into logits; it is left in evaluation mode.
+        network: what turns a batch of inputs into logits; it is left in evaluation mode. What
+            computes is a copy of it, with folded batch norms.
         inputs: gives the inputs of a range of images, on the network's device.
         num_images: N.
         batch_size: images at a time.
@@ -49,6 +51,7 @@ def compute_logits(
         NonFiniteLoss: a score is not finite.
     """
     network.eval()
+    network = folded(network)
     logits = []
     for start in range(0, num_images, batch_size):
         with autocast:
