@@ -134,6 +134,7 @@ def epoch_row(record: EpochRecord, trial: TrialSpec, attempt: int) -> dict[str, 
         "class.p_neg": _defined(record.p_neg),
         "data_fingerprint": record.data_fingerprint,
         "weights_fingerprint": record.weights_fingerprint,
+        "precision": record.precision,
         "provenance": json.dumps(provenance(), sort_keys=True),
         **flatten(trial.configuration),
     }

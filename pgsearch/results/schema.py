@@ -78,6 +78,8 @@ class EpochRecord:
     class_groups: list[int]
     data_fingerprint: str
     weights_fingerprint: str
+    precision: str | None = None
+    """That the network was trained with: fp32 or bf16; None of before it was recorded."""
 
 
 @dataclass(frozen=True)
@@ -189,6 +191,7 @@ def epoch_schema() -> pa.Schema:
     columns += [
         ("data_fingerprint", pa.string(), "identifies images, labels and split"),
         ("weights_fingerprint", pa.string(), "identifies the initial weights; random if none"),
+        ("precision", pa.string(), "arithmetic that the network was trained with: fp32 or bf16"),
         ("provenance", pa.string(), "versions, commit and machine, as JSON"),
     ]
     return _schema(columns + _configuration_columns(), "epochs")

@@ -3,7 +3,9 @@
 import resource
 
 import torch
+from torch import Tensor
 
+from pgsearch.config import TrialSpec
 from pgsearch.errors import InvalidData
 
 _NO_MEMORY = (
@@ -26,6 +28,14 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor on a device; what a GPU is still doing is not waited for."""
+    if device.type != "cuda" or tensor.device.type != "cpu":
+        return tensor.to(device)
+    # From pinned memory the GPU fetches it by itself; torch keeps that alive until it has.
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 def peak_memory_bytes(device: torch.device) -> int:
     """Return the peak so far: of the memory allocated on a GPU, or of this process."""
     if device.type == "cuda":
@@ -38,3 +48,16 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in _NO_MEMORY)
+
+
+def describe_no_memory(trial: TrialSpec, where: str, error: BaseException) -> str:
+    """Return where a trial ran out of memory, with its peak, and what helps."""
+    device = choose_device(trial.training.device)
+    reason = str(error).partition("\n")[0][:200]
+    return (
+        f"{trial.uid}: {device.type} is out of memory {where}, with a peak of "
+        f"{peak_memory_bytes(device) / 1e9:.2f} GB{reason and f' ({reason})'}; a smaller "
+        f"training.batch_size ({trial.training.batch_size}) or data.image_size "
+        f"({trial.data.image_size}), training.precision: bf16, or fewer trials at a time (more "
+        "resources.gpus or resources.memory_gb for each) helps"
+    )

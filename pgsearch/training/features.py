@@ -26,6 +26,7 @@ from pgsearch.models.backbones import Backbone, build_backbone
 from pgsearch.models.build import build_trunk, model_statistics, trunk_fingerprint
 from pgsearch.models.stages import split_after
 from pgsearch.provenance import fingerprint
+from pgsearch.training.precision import resolve_precision, with_precision
 
 FEATURES_VERSION = 1
 """Part of cache keys: raise it with every change that moves a feature."""
@@ -74,6 +75,7 @@ def cached_features(
         InvalidSpec: the backbone cannot be split after the stages that are frozen.
         StorageError: the cache cannot be written, or will not fit the disk.
     """
+    configuration = with_precision(configuration, resolve_precision(configuration, device))
     trunk = _Trunk(configuration, data, device)
     splits = [data.split(name) for name in SPLITS]
     contents = [splits, *([data.train] for _ in range(1, configuration.training.views))]

@@ -17,13 +17,7 @@ from pgsearch.config import TrialSpec
 from pgsearch.data.build import build_dataset
 from pgsearch.data.loader import batches
 from pgsearch.data.samplers import ClassAwareSampler, UniformSampler
-from pgsearch.errors import (
-    InvalidData,
-    NonFiniteLoss,
-    OutOfMemory,
-    StorageError,
-    TrialInterrupted,
-)
+from pgsearch.errors import InvalidData, OutOfMemory, StorageError, TrialInterrupted
 from pgsearch.losses.build import build_loss
 from pgsearch.metrics import ProbabilityMeans
 from pgsearch.models.build import (
@@ -34,18 +28,27 @@ from pgsearch.models.build import (
 )
 from pgsearch.results.schema import EpochRecord
 from pgsearch.results.scores import ImageScores
-from pgsearch.training.device import choose_device, is_out_of_memory, peak_memory_bytes
+from pgsearch.training.device import (
+    choose_device,
+    describe_no_memory,
+    is_out_of_memory,
+    peak_memory_bytes,
+    to_device,
+)
 from pgsearch.training.evaluate import Evaluation, compute_logits, evaluate
 from pgsearch.training.features import cached_features, shared_trunk
 from pgsearch.training.inputs import FeatureInputs, ImageInputs, Indices, Inputs, MapInputs
 from pgsearch.training.memory import restart_peaks
 from pgsearch.training.optim import build_optimiser, learning_rate
+from pgsearch.training.precision import Precision, autocast, resolve_precision, with_precision
 from pgsearch.training.state import (
     CHECKPOINT_VERSION,
     EpochProgress,
     newer_version,
+    precision_of,
     records_of,
 )
+from pgsearch.training.step import FiniteWatch, Step, gradient_norm
 
 
 class CheckpointStore(Protocol):
@@ -106,8 +109,8 @@ def fit(
     """
     run: _Run | None = None
     try:
-        run = _Run(trial)
         state = checkpoints.load() if checkpoints else None
+        run = _Run(trial, precision_of(state) if state else None)
         if state is not None:
             run.restore(state)
         for record in run.records:
@@ -126,7 +129,8 @@ def fit(
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        raise OutOfMemory(_describe_memory(trial, run, error)) from error
+        where = run.position() if run else "before its first step"
+        raise OutOfMemory(describe_no_memory(trial, where, error)) from error
 
 
 def _never() -> bool:
@@ -142,29 +146,22 @@ def _interrupt(run: "_Run", checkpoints: CheckpointStore | None) -> NoReturn:
     raise TrialInterrupted(f"{what}; its checkpoint is saved: the same command goes on from there")
 
 
-def _describe_memory(trial: TrialSpec, run: "_Run | None", error: Exception) -> str:
-    device = choose_device(trial.training.device)
-    where = run.position() if run else "before its first step"
-    reason = str(error).partition("\n")[0][:200]
-    return (
-        f"{trial.uid}: {device.type} is out of memory {where}, with a peak of "
-        f"{peak_memory_bytes(device) / 1e9:.2f} GB{reason and f' ({reason})'}; a smaller "
-        f"training.batch_size ({trial.training.batch_size}) or data.image_size "
-        f"({trial.data.image_size}), training.precision: bf16, or fewer trials at a time (more "
-        "resources.gpus or resources.memory_gb for each) helps"
-    )
-
-
 class _Run:
-    """All that changes while a trial trains, and the data it trains on."""
+    """All that changes while a trial trains, and the data it trains on.
 
-    def __init__(self, trial: TrialSpec) -> None:
+    Args:
+        trial: what to train.
+        precision: that of its checkpoint, which it keeps; None where it begins.
+    """
+
+    def __init__(self, trial: TrialSpec, precision: Precision | None) -> None:
         self.trial = trial
         config = trial.training
         self.device = choose_device(config.device)
         restart_peaks(self.device)
         if self.device.type == "cpu":
             torch.set_num_threads(trial.threads)
+        self.precision = precision or resolve_precision(trial, self.device)
         self.data = build_dataset(trial.data)
         self.data.check()
         counts_C = self.data.class_counts_C
@@ -175,6 +172,7 @@ class _Run:
         self.classifier, self.network, self.inputs = self._build_network()
         self.loss = self._build_loss(epoch=1)  # a count that it cannot use is an error now
         self.optimiser = build_optimiser(self.network.parameters(), config)
+        self.watch = FiniteWatch(self.device, trial.seed)
         self.sampler = self._build_sampler()
         self.drawn = np.empty(0, dtype=np.int64)  # by the sampler, for epochs to come
         self.epoch = 0  # finished
@@ -200,7 +198,7 @@ class _Run:
             statistics = model_statistics(trial.model)
             images = ImageInputs(data, statistics, config, seed=trial.seed, device=self.device)
             return classifier, classifier, images
-        features = cached_features(trial, data, self.device)
+        features = cached_features(with_precision(trial, self.precision), data, self.device)
         if config.cached_stages is not None:
             maps = MapInputs(features, seed=trial.seed, device=self.device)
             return classifier, after_stages(classifier, trial.model, config.cached_stages), maps
@@ -270,6 +268,7 @@ class _Run:
             "pgsearch": __version__,
             "trial": self.trial.model_dump(mode="json"),
             "configuration_id": self.trial.configuration_id,
+            "precision": self.precision,
             "epoch": self.epoch,
             "iteration": self.iteration,
             "records": records,
@@ -332,7 +331,9 @@ class _Run:
                     self.epoch + 1, self._draw_epoch(), self.groups_C, self.device
                 )
             with self.progress.timed():
-                if not self._train(self.progress, should_stop):
+                is_done = self._train(self.progress, should_stop)
+                self.watch.require_finite(self.progress.epoch)
+                if not is_done:
                     return
                 statistics = self.progress.meter.result()  # waits for the device
             self.records.append(self._evaluated(self.progress, statistics))
@@ -386,7 +387,7 @@ class _Run:
         targets_BC = torch.from_numpy(self.data.train.targets_NC[indices_B])
         return (
             self.inputs.training_batch(indices_B, positions_B, epoch=epoch),
-            targets_BC.to(self.device).float(),
+            to_device(targets_BC, self.device).float(),
         )
 
     def _step(self, progress: EpochProgress, inputs_B: Tensor, targets_BC: Tensor) -> None:
@@ -394,34 +395,17 @@ class _Run:
         rate = learning_rate(config, epoch=progress.epoch, iteration=self.iteration)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        with self._autocast():
+        with autocast(self.device, self.precision):
             logits_BC = self.network(inputs_B)
         loss, factors = self.loss(logits_BC, targets_BC)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(
-            self.network.parameters(), config.clip_norm or float("inf")
-        )
-        if not torch.isfinite(loss + norm):
-            raise NonFiniteLoss(self._describe(progress.epoch, loss.detach(), norm, factors))
+        norm = gradient_norm(self.network, config.clip_norm)
+        self.watch.see(Step(self.iteration, loss.detach(), norm, factors), progress.epoch)
         self.optimiser.step()
         self.iteration += 1
         progress.add(loss.detach(), norm, factors)
         progress.meter.update(logits_BC.detach(), targets_BC)
-
-    def _describe(self, epoch: int, loss: Tensor, norm: Tensor, factors: dict[str, Tensor]) -> str:
-        what = "the loss" if not torch.isfinite(loss) else "the gradient"
-        ranges = ", ".join(
-            f"{name} {float(factor_C.min()):.3g}..{float(factor_C.max()):.3g}"
-            for name, factor_C in factors.items()
-        )
-        over_classes = f"factors over the classes: {ranges}; " if ranges else ""
-        return (
-            f"{what} is not finite in epoch {epoch}, step {self.iteration} of the trial "
-            f"(loss {float(loss):.4g}, gradient norm {float(norm):.4g}, seed {self.trial.seed}); "
-            f"{over_classes}a lower training.learning_rate, a narrower range of the factors or "
-            "loss.max_ratio helps"
-        )
 
     def _evaluated(self, progress: EpochProgress, statistics: ProbabilityMeans) -> EpochRecord:
         """Evaluate after the last step of an epoch and return its record."""
@@ -454,6 +438,7 @@ class _Run:
             class_groups=self.groups_C.tolist(),
             data_fingerprint=self.data.fingerprint,
             weights_fingerprint=self.weights_fingerprint,
+            precision=self.precision,
         )
 
     def _evaluate(self, epoch: int) -> dict[str, Evaluation]:
@@ -473,12 +458,8 @@ class _Run:
                 functools.partial(self.inputs.evaluation_batch, name),
                 split.num_images,
                 batch_size=config.eval_batch_size,
-                autocast=self._autocast(),
+                autocast=autocast(self.device, self.precision),
             )
             self.scores[name] = ImageScores(split.ids, split.targets_NC, logits_NC)
             evaluations[name] = evaluate(logits_NC, split.targets_NC, self.groups_C)
         return evaluations
-
-    def _autocast(self) -> torch.autocast:
-        enabled = self.trial.training.precision == "bf16"
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)

@@ -13,6 +13,7 @@ from torch import Tensor
 from pgsearch.config.training import TrainingConfig
 from pgsearch.data.augment import augment_batch, draw_views, normalise_batch
 from pgsearch.data.dataset import MultiLabelDataset
+from pgsearch.training.device import to_device
 from pgsearch.training.features import Features, maps_of
 
 Indices = npt.NDArray[np.int64]
@@ -47,7 +48,7 @@ class ImageInputs:
     def training_batch(self, indices_B: Indices, positions_B: Indices, *, epoch: int) -> Tensor:
         """Return augmented images; the same ones for the same seed, epoch and positions."""
         return augment_batch(
-            torch.from_numpy(self._data.train.images_NHWC[indices_B]).to(self._device),
+            to_device(torch.from_numpy(self._data.train.images_NHWC[indices_B]), self._device),
             seed=self._seed,
             epoch=epoch,
             positions_B=positions_B,
@@ -61,7 +62,7 @@ class ImageInputs:
     def evaluation_batch(self, split: str, rows: slice) -> Tensor:
         """Return images as they are."""
         images_BHWC = torch.from_numpy(np.array(self._data.split(split).images_NHWC[rows]))
-        return normalise_batch(images_BHWC.to(self._device), *self._statistics)
+        return normalise_batch(to_device(images_BHWC, self._device), *self._statistics)
 
 
 class FeatureInputs:
@@ -84,7 +85,7 @@ class FeatureInputs:
         """Return features of the views that are drawn by seed, epoch and position."""
         views_B = draw_views(self._num_views, seed=self._seed, epoch=epoch, positions_B=positions_B)
         rows_B = torch.from_numpy(views_B * self._num_images + indices_B)
-        return self._views[rows_B.to(self._device)]
+        return self._views[to_device(rows_B, self._device)]
 
     def evaluation_batch(self, split: str, rows: slice) -> Tensor:
         """Return features."""
@@ -102,8 +103,8 @@ class MapInputs:
         views = self._features.views
         views_B = draw_views(len(views), seed=self._seed, epoch=epoch, positions_B=positions_B)
         rows = [views[view][row] for view, row in zip(views_B, indices_B, strict=True)]
-        return maps_of(np.stack(rows)).to(self._device)
+        return to_device(maps_of(np.stack(rows)), self._device)
 
     def evaluation_batch(self, split: str, rows: slice) -> Tensor:
         """Return maps."""
-        return maps_of(np.array(self._features.splits[split][rows])).to(self._device)
+        return to_device(maps_of(np.array(self._features.splits[split][rows])), self._device)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pgsearch.metrics import ProbabilityMeter
 from pgsearch.results.schema import EpochRecord
+from pgsearch.training.precision import PRECISIONS, Precision
 
 CHECKPOINT_VERSION = 3
 """1, which no key says: the state after an epoch, with the `record` of that epoch.
@@ -39,6 +40,16 @@ def records_of(state: Mapping[str, Any]) -> list[EpochRecord]:
     """Return the records of a state, newest last; version 1 kept only the newest."""
     records = state["records"] if "records" in state else [state["record"]]
     return [EpochRecord(**record) for record in records]
+
+
+def precision_of(state: Mapping[str, Any]) -> Precision | None:
+    """Return the arithmetic that a state was trained with; None where it does not tell.
+
+    Before it was kept, a trial had what it asked for.
+    """
+    asked = state.get("trial", {}).get("training", {}).get("precision")
+    precision = state.get("precision", asked)
+    return precision if precision in PRECISIONS else None
 
 
 @dataclass

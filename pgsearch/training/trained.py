@@ -21,7 +21,8 @@ from pgsearch.errors import InvalidData, StorageError, UsageError
 from pgsearch.models.build import build_model_to_load, model_statistics
 from pgsearch.training.checkpoint import Checkpoints
 from pgsearch.training.evaluate import compute_logits
-from pgsearch.training.state import newer_version
+from pgsearch.training.precision import Precision, autocast
+from pgsearch.training.state import newer_version, precision_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +38,8 @@ class TrainedClassifier:
     """Epochs that it has finished; an interrupted trial may stand in the middle of the next."""
     data_fingerprint: str
     """Of the images, labels and splits that it was trained with."""
+    precision: Precision
+    """Arithmetic that it was trained with."""
 
     @property
     def image_size(self) -> int:
@@ -65,13 +68,12 @@ class TrainedClassifier:
             images_BHWC = torch.from_numpy(np.array(images_NHWC[rows]))
             return normalise_batch(images_BHWC.to(device), *statistics)
 
-        bf16 = self.trial.training.precision == "bf16"
         return compute_logits(
             self.network,
             inputs,
             len(images_NHWC),
             batch_size=batch_size,
-            autocast=torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16),
+            autocast=autocast(device, self.precision),
         )
 
 
@@ -92,6 +94,8 @@ def load_trained(path: Path) -> TrainedClassifier:
         state: Any = Checkpoints(path).load()
         _require_usable(path, state)
         trial = TrialSpec.model_validate(state["trial"])
+        if (precision := precision_of(state)) is None:
+            raise ValueError("it does not tell its precision")  # noqa: TRY301  as above
         record: dict[str, Any] = state["record"]
         class_names, groups = tuple(record["class_names"]), record["class_groups"]
         if problems := class_name_problems(("its record", name) for name in class_names):
@@ -118,7 +122,7 @@ def load_trained(path: Path) -> TrainedClassifier:
     network.to(device).eval()
     network.to(memory_format=torch.channels_last)
     return TrainedClassifier(
-        network, trial, class_names, np.asarray(groups), epoch, data_fingerprint
+        network, trial, class_names, np.asarray(groups), epoch, data_fingerprint, precision
     )
 
 
