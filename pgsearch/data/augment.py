@@ -162,7 +162,10 @@ def _distort_colours(
     _change_some(
         images_BCHW,
         is_on_B5[:, 4],
-        lambda images, rows: images[np.arange(len(rows))[:, None], orders_B3[rows]],
+        lambda images, rows: images[
+            torch.arange(len(rows), device=images.device)[:, None],
+            _sent(torch.from_numpy(orders_B3[rows]), images.device),
+        ],
     )
 
 
@@ -215,7 +218,9 @@ def _high(images_KCHW: Tensor) -> Tensor:
 
 
 def _per_image(values_K: npt.NDArray[np.float64], images_KCHW: Tensor) -> Tensor:
-    return torch.from_numpy(values_K.astype(np.float32)).to(images_KCHW.device)[:, None, None, None]
+    return _sent(torch.from_numpy(values_K.astype(np.float32)), images_KCHW.device)[
+        :, None, None, None
+    ]
 
 
 def _change_some(
@@ -226,7 +231,7 @@ def _change_some(
     """Replace the chosen images by `change(images, rows)`, in place."""
     rows_K = np.flatnonzero(is_chosen_B)
     if rows_K.size:
-        index_K = torch.from_numpy(rows_K).to(images_BCHW.device)
+        index_K = _sent(torch.from_numpy(rows_K), images_BCHW.device)
         images_BCHW.index_copy_(0, index_K, change(images_BCHW.index_select(0, index_K), rows_K))
 
 
@@ -243,7 +248,7 @@ def _random_crop(images_BCHW: Tensor, draws_BD: npt.NDArray[np.float64], crop_mi
     # being mixed with black.
     return F.grid_sample(
         images_BCHW,
-        grid_BHW2.to(images_BCHW.device),
+        _sent(grid_BHW2, images_BCHW.device),
         mode="bilinear",
         padding_mode="border",
         align_corners=False,
@@ -260,6 +265,15 @@ def _sampling_points(
 
 
 def _normalise(images_BCHW: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    mean_C11 = 255 * images_BCHW.new_tensor(mean)[:, None, None]
-    std_C11 = 255 * images_BCHW.new_tensor(std)[:, None, None]
+    device = images_BCHW.device
+    mean_C11 = 255 * _sent(torch.tensor(mean, dtype=torch.float32), device)[:, None, None]
+    std_C11 = 255 * _sent(torch.tensor(std, dtype=torch.float32), device)[:, None, None]
     return images_BCHW.sub_(mean_C11).div_(std_C11)
+
+
+def _sent(values: Tensor, device: torch.device) -> Tensor:
+    """Return values of the CPU on a device, without waiting for all that a GPU still has to do.
+
+    Safe from memory that is not pinned: CUDA has read it when the call returns.
+    """
+    return values.to(device, non_blocking=True)
