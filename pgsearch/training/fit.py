@@ -4,8 +4,8 @@ import contextlib
 import functools
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NoReturn, Protocol
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -49,26 +49,7 @@ from pgsearch.training.state import (
     records_of,
 )
 from pgsearch.training.step import FiniteWatch, Step, gradient_norm
-
-
-class CheckpointStore(Protocol):
-    """Where the newest state of a trial is kept."""
-
-    def load(self) -> dict[str, Any] | None:
-        """Return the newest state, or None."""
-
-    def save(self, state: dict[str, Any]) -> None:
-        """Replace it."""
-
-
-class BestEpochStore(Protocol):
-    """Where the classifier of a trial's best epoch is kept, and who knows which that is."""
-
-    def is_best(self, records: Sequence[EpochRecord]) -> bool:
-        """Whether the last of these epochs, which are all so far, is the best of them."""
-
-    def save(self, state: dict[str, Any]) -> None:
-        """Replace it."""
+from pgsearch.training.stores import BestEpochStore, CheckpointStore
 
 
 def fit(
