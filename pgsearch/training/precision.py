@@ -34,7 +34,7 @@ PROBE_VERSION = 1
 WORTHWHILE_GAIN = 1.1
 """bf16 has to be so many times as fast: less is not worth eight bits of mantissa."""
 
-MOST_PIXELS = {"cpu": 8 * 224 * 224, "cuda": 32 * 224 * 224}
+MOST_PIXELS = {"cpu": 4 * 224 * 224, "cuda": 32 * 224 * 224}
 """Of a batch of the probe: a full one of a large network takes a CPU many seconds."""
 
 FEWEST_REPEATS, MOST_REPEATS, SECONDS = 3, 15, 2.0
