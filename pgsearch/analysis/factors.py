@@ -12,6 +12,7 @@ from pgsearch.analysis.records import Records, read_records
 from pgsearch.analysis.tables import PARTS
 from pgsearch.class_groups import GROUPS
 from pgsearch.config import configuration_leaves
+from pgsearch.config.trial import Stage
 from pgsearch.errors import UsageError
 from pgsearch.results import Ledger
 from pgsearch.results.schema import EVALUATED_SPLITS
@@ -19,13 +20,16 @@ from pgsearch.results.schema import EVALUATED_SPLITS
 _CONFIGURATION: Final = tuple(leaf.path for leaf in configuration_leaves())
 
 
-def read_outcomes(ledger: Ledger, metric: str | None = None) -> tuple[Records, str]:
+def read_outcomes(
+    ledger: Ledger, metric: str | None = None, stage: Stage = "full"
+) -> tuple[Records, str]:
     """Read a search for the analysis of its factors, and the metric to judge them by.
 
     Args:
         ledger: of the search.
         metric: a measured column of which more or less is better, or its end, such as test.tail;
             of the last epoch. None is the first objective.
+        stage: whose trials count, in a search with stages.
 
     Raises:
         UsageError: there is no such metric, or no complete trial with it.
@@ -39,7 +43,7 @@ def read_outcomes(ledger: Ledger, metric: str | None = None) -> tuple[Records, s
         )
     maps = [f"map.{split}.{part}" for split in EVALUATED_SPLITS for part in PARTS]
     columns = list(dict.fromkeys([metric, *maps]))
-    records = read_records(ledger, columns, trial_columns=_CONFIGURATION)
+    records = read_records(ledger, columns, trial_columns=_CONFIGURATION, stage=stage)
     if records.complete.empty:
         raise UsageError(
             f"no complete trial in {ledger.name} yet; see pgsearch status {ledger.name}"

@@ -13,13 +13,14 @@ from pgsearch.analysis.front import head_against_tail
 from pgsearch.analysis.importance import MIN_BEST, best_fraction, parameter_importance
 from pgsearch.analysis.metric import Metric, MetricColumn
 from pgsearch.analysis.records import Records
+from pgsearch.config.trial import Stage
 from pgsearch.errors import UsageError
 from pgsearch.results import Ledger, TrialState
 
 MAX_FRONT: Final = 30
 
 
-def what_mattered(ledger: Ledger, metric: str | None = None) -> list[Table]:
+def what_mattered(ledger: Ledger, metric: str | None = None, stage: Stage = "full") -> list[Table]:
     """Return the importance of parameters, their effects, contrasts of modes, and the front.
 
     Only complete trials count. A table that does not apply has no rows and a note that says why.
@@ -28,11 +29,12 @@ def what_mattered(ledger: Ledger, metric: str | None = None) -> list[Table]:
         ledger: of the search.
         metric: measured column to judge by, or its end, such as test.tail; None is the first
             objective.
+        stage: whose trials count, in a search with stages.
 
     Raises:
         UsageError: there is no such metric, or no complete trial with it.
     """
-    records, column = read_outcomes(ledger, metric)
+    records, column = read_outcomes(ledger, metric, stage)
     left_out = _left_out(records)
     tables = [
         _importance_table(records, column),

@@ -5,6 +5,7 @@ import json
 import pandas as pd
 
 from pgsearch.config import SearchSpec
+from pgsearch.config.trial import Stage
 from pgsearch.results import Ledger, TrialState, read_trials
 
 _COLUMNS = (
@@ -12,6 +13,8 @@ _COLUMNS = (
     "state",
     "seed",
     "variant",
+    "stage",
+    "promoted_from",
     "configuration_id",
     "params",
     "values",
@@ -19,20 +22,29 @@ _COLUMNS = (
 )
 
 
-def complete_trials(ledger: Ledger) -> pd.DataFrame:
+def complete_trials(ledger: Ledger, stage: Stage = "full") -> pd.DataFrame:
     """Return the complete trials of a search, one per configuration and seed, by number.
 
     A retry or a duplicate is no replicate: of equal configuration and seed the first one counts.
-    Columns: number, state, seed, variant, configuration_id, params (a mapping), value (the first
-    objective), wall_seconds.
+    Columns: number, state, seed, variant, stage, promoted_from, configuration_id, params (a
+    mapping), value (the first objective), wall_seconds.
+
+    Args:
+        ledger: of the search.
+        stage: of a search with stages; those of a search of one stage are all there.
     """
     trials: pd.DataFrame = read_trials(ledger, _COLUMNS).to_pandas()
-    complete = trials[trials["state"] == TrialState.COMPLETE.value]
+    complete = trials[(trials["state"] == TrialState.COMPLETE.value) & of_stage(trials, stage)]
     complete = complete.drop_duplicates(["configuration_id", "seed"]).reset_index(drop=True)
     return complete.assign(
         params=[json.loads(params) for params in complete["params"]],
         value=[float(values[0]) for values in complete["values"]],
     ).drop(columns="values")
+
+
+def of_stage(trials: pd.DataFrame, stage: Stage) -> "pd.Series[bool]":
+    """Return for each trial whether it is of a stage; of a search of one stage all are."""
+    return trials["stage"].isna() | (trials["stage"] == stage)
 
 
 def ranked_configurations(complete: pd.DataFrame, spec: SearchSpec) -> pd.DataFrame:

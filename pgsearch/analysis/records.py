@@ -8,21 +8,22 @@ from typing import Final
 
 import pandas as pd
 
-from pgsearch.analysis.ranking import ranked_configurations
+from pgsearch.analysis.ranking import of_stage, ranked_configurations
 from pgsearch.analysis.tables import label, short_params
 from pgsearch.config import SearchSpec
 from pgsearch.config.loss import LossConfig
+from pgsearch.config.trial import Stage
 from pgsearch.results import Ledger, read_epochs, read_trials
 
 TRIAL_COLUMNS: Final = (
-    "number", "state", "variant", "seed", "configuration_id", "params", "values", "error",
+    "number", "state", "variant", "stage", "seed", "configuration_id", "params", "values", "error",
     "wall_seconds",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Records:
-    """One search, read once.
+    """One search, or one stage of it, read once.
 
     `trials` has one row per trial: number, state, variant, seed, configuration_id, params (a dict),
     value (the first objective of a COMPLETE trial) and error. `epochs` has number, epoch. Both have
@@ -113,17 +114,25 @@ class Records:
 
 
 def read_records(
-    ledger: Ledger, columns: Sequence[str], *, trial_columns: Sequence[str] = ()
+    ledger: Ledger,
+    columns: Sequence[str],
+    *,
+    trial_columns: Sequence[str] = (),
+    stage: Stage = "full",
 ) -> Records:
     """Read a search, with some columns of its epochs and of its trials.
 
-    A damaged file is left out with a DamagedFileWarning.
+    A damaged file is left out with a DamagedFileWarning. Of a search with stages only one is read:
+    trials of several do not compare.
     """
     trials: pd.DataFrame = read_trials(ledger, [*TRIAL_COLUMNS, *trial_columns]).to_pandas()
+    trials = trials[of_stage(trials, stage)].reset_index(drop=True)
     trials["params"] = [json.loads(params) for params in trials["params"]]
     trials["value"] = [
         float("nan") if values is None or len(values) == 0 else float(values[0])
         for values in trials.pop("values")
     ]
     epochs = read_epochs(ledger, ["number", "epoch", *columns]).to_pandas()
+    if ledger.spec().stages is not None:
+        epochs = epochs[epochs["number"].isin(trials["number"])].reset_index(drop=True)
     return Records(ledger, ledger.spec(), trials, epochs)

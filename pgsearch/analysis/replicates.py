@@ -9,6 +9,7 @@ import pandas as pd
 
 from pgsearch.analysis.columns import Condition, apply_conditions
 from pgsearch.analysis.comparable import COMPARABLE_COLUMNS, differences, require_comparable
+from pgsearch.analysis.ranking import of_stage
 from pgsearch.config import SearchSpec
 from pgsearch.errors import UsageError
 from pgsearch.results import Ledger, TrialState, read_epochs, read_trials
@@ -16,7 +17,7 @@ from pgsearch.results.schema import trial_schema
 
 WhichEpoch: TypeAlias = Literal["last", "best"]
 
-_IDENTITY = ("number", "state", "seed", "variant", "configuration_id", "params")
+_IDENTITY = ("number", "state", "seed", "variant", "stage", "configuration_id", "params")
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,8 @@ class Replicates:
     """Complete trials of some searches."""
 
     frame: pd.DataFrame
-    """One row per trial: search, number, seed, variant, configuration_id, params (JSON), epoch,
-    selected_on (the split that its search optimised; missing for a grid), the columns of
+    """One row per trial: search, number, seed, variant, stage, configuration_id, params (JSON),
+    epoch, selected_on (the split that its search optimised; missing for a grid), the columns of
     `COMPARABLE_COLUMNS` and those that were asked for."""
     specs: dict[str, SearchSpec]
     """By name in the column search, in the order they were named."""
@@ -50,6 +51,8 @@ def replicates(
 ) -> Replicates:
     """Read the complete trials of searches, each configuration and seed once per search.
 
+    Trials of a screen are left out, unless a condition or the table's own columns speak of stages.
+
     Args:
         ledgers: the searches.
         columns: of trials or epochs that are wanted.
@@ -65,15 +68,25 @@ def replicates(
     named = by_name(ledgers)
     specs = {name: ledger.spec() for name, ledger in named.items()}
     wanted = [*_IDENTITY, *COMPARABLE_COLUMNS, *columns, *(c.column for c in conditions)]
+    with_screen = "stage" in apart or any(c.column == "stage" for c in conditions)
     frames, notes = [], []
     for name, ledger in named.items():
         rows = trial_rows(ledger, wanted, which_epoch=which_epoch)
+        is_full = of_stage(rows, "full")
+        if not with_screen and not is_full.all():
+            notes.append(
+                f"left out of {name}: {(~is_full).sum()} trials of its screen, which do not "
+                "compare with fully trained ones (--where stage=screen shows them)"
+            )
+            rows = rows[is_full]
         complete, left_out = _complete(rows)
         frames.append(complete.assign(search=name, selected_on=selected_on(specs[name])))
         notes += [f"left out of {name}: {left_out}"] if left_out else []
     frame = pd.concat([f for f in frames if not f.empty] or frames, ignore_index=True)
     if frame.empty:
-        raise UsageError(f"no complete trial in {', '.join(specs)} yet; see pgsearch status")
+        screened = any(spec.stages is not None for spec in specs.values()) and not with_screen
+        hint = ", and --where stage=screen for what is screened" if screened else ""
+        raise UsageError(f"no complete trial in {', '.join(specs)} yet; see pgsearch status{hint}")
     frame = apply_conditions(frame, conditions)
     if not allow_mixed:
         require_comparable(frame, apart=apart)

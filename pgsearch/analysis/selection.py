@@ -95,6 +95,7 @@ def _matching(ledger: Ledger, complete: pd.DataFrame, wanted: str) -> pd.DataFra
         by_trial = complete[complete["configuration_id"].isin(same)]
     found = pd.concat([by_variant, by_trial]).drop_duplicates("number").sort_values("number")
     if found.empty:
+        _refuse_screen(ledger, complete, wanted)
         raise UsageError(
             f"{ledger.name}: no variant {wanted!r}, nor a configuration of trial {wanted!r}, has a "
             f"complete trial; there are:\n{_listed(ledger, complete)}"
@@ -105,6 +106,15 @@ def _matching(ledger: Ledger, complete: pd.DataFrame, wanted: str) -> pd.DataFra
             f"the one that you mean by another trial:\n{_listed(ledger, found)}"
         )
     return found
+
+
+def _refuse_screen(ledger: Ledger, complete: pd.DataFrame, wanted: str) -> None:
+    trials = complete_trials(ledger, stage="screen")
+    if wanted in set(trials.loc[trials["stage"] == "screen", "number"].astype(str)):
+        raise UsageError(
+            f"{ledger.name}: trial {wanted} is of the screen, which does not compare with fully "
+            f"trained ones; these were:\n{_listed(ledger, complete)}"
+        )
 
 
 def _selection(

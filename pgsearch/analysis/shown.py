@@ -131,7 +131,11 @@ def crossed_table(
 
 
 def leaderboard_table(
-    boards: Mapping[str, pd.DataFrame], specs: Mapping[str, SearchSpec], *, top: int | None = None
+    boards: Mapping[str, pd.DataFrame],
+    specs: Mapping[str, SearchSpec],
+    *,
+    top: int | None = None,
+    notes: Sequence[str] = (),
 ) -> Table:
     """Return the trials of searches, the best of each search first.
 
@@ -139,8 +143,10 @@ def leaderboard_table(
         boards: what `leaderboard` returns, by search.
         specs: the searches.
         top: show no more of each search; None is all.
+        notes: more that a reader must know.
     """
     several = len(boards) > 1
+    staged = any(spec.stages is not None for spec in specs.values())
     splits = {"val": "validation", "test": "test"}
     maps = {f"{s} {part}": f"map.{splits[s]}.{part}" for s in splits for part in PARTS}
     cells, hidden = [], []
@@ -150,6 +156,7 @@ def leaderboard_table(
         for row in shown.to_dict("records"):
             trial = (
                 Cell(str(row["number"]), value=row["number"]),
+                *([Cell(str(row["stage"] or ""))] if staged else []),
                 Cell(row["state"]),
                 Cell(str(row["seed"]), value=row["seed"]),
                 number(row["epoch"], 0),
@@ -160,11 +167,11 @@ def leaderboard_table(
     judges = [f"{search}: {spec.objective[0].column}" for search, spec in specs.items()]
     return Table(
         title=f"mAP in % after the last epoch, best first by its objective ({'; '.join(judges)})",
-        columns=(*(["search"] if several else []), "trial", "state", "seed", "epoch", *maps,
-                 "parameters"),
+        columns=(*(["search"] if several else []), "trial", *(["stage"] if staged else []), "state",
+                 "seed", "epoch", *maps, "parameters"),
         rows=tuple(cells),
-        notes=tuple(hidden),
-        text_columns=frozenset({"search", "state", "parameters"}),
+        notes=(*hidden, *notes),
+        text_columns=frozenset({"search", "stage", "state", "parameters"}),
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from pgsearch.analysis.columns import Condition, short_name
-from pgsearch.analysis.ranking import complete_trials, ranked_configurations
+from pgsearch.analysis.ranking import complete_trials, of_stage, ranked_configurations
 from pgsearch.analysis.replicates import Replicates, WhichEpoch, replicates, trial_rows
 from pgsearch.class_groups import GROUPS
 from pgsearch.config import SearchSpec
@@ -21,20 +21,23 @@ _ORDER_OF_STATES: Final = {"COMPLETE": 0, "PRUNED": 1, "RUNNING": 2, "FAIL": 3}
 def leaderboard(ledger: Ledger) -> pd.DataFrame:
     """Trials of a search, the best first by the first objective, then the pruned, then the rest.
 
-    Columns: number, state, seed, variant, configuration_id, epoch, value, `map.SPLIT.PART`,
-    params, error.
+    Of a search with stages all of the full stage come before those of its screen.
+    Columns: number, state, seed, variant, stage (None in a search of one), promoted_from,
+    configuration_id, epoch, value, `map.SPLIT.PART`, params, error.
     """
     objective = ledger.spec().objective[0]
     maps = [f"map.{split}.{part}" for split in ("validation", "test") for part in PARTS]
-    columns = ["number", "state", "seed", "variant", "configuration_id", "epoch", "value"]
-    columns += [*maps, "params", "error"]
+    columns = ["number", "state", "seed", "variant", "stage", "promoted_from", "configuration_id"]
+    columns += ["epoch", "value", *maps, "params", "error"]
     frame = trial_rows(ledger, [*(c for c in columns if c != "value"), "values"])
     frame["value"] = [np.nan if v is None else v[0] for v in frame["values"]]
     frame["params"] = [json.loads(params) for params in frame["params"]]
     frame["_state"] = frame["state"].map(_ORDER_OF_STATES)
     shown = frame["value"].fillna(frame[objective.column])
     frame["_value"] = -shown if objective.direction == "maximize" else shown
-    frame = frame.sort_values(["_state", "_value", "number"], kind="stable")
+    frame["stage"] = frame["stage"].astype(object).where(frame["stage"].notna(), None)
+    frame["_screen"] = ~of_stage(frame, "full")
+    frame = frame.sort_values(["_screen", "_state", "_value", "number"], kind="stable")
     return frame[columns].reset_index(drop=True)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pgsearch.cli.options import DEFAULT_RESULTS, Json, Results, Search
+from pgsearch.cli.options import DEFAULT_RESULTS, Json, Results, Search, StageName, Stages
 from pgsearch.export import Target
 
 COMMANDS = {
@@ -32,6 +32,7 @@ def export(
     ],
     results: Results = DEFAULT_RESULTS,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier export.")] = False,
+    stage: Stages = StageName.full,
     as_json: Json = False,
 ) -> None:
     """Write a search for another tool.
@@ -49,7 +50,7 @@ def export(
 
     ledger = find_search(search, results)
     with data_progress(what="exporting") as progress:
-        num_trials = write(ledger, to, output, force=force, progress=progress)
+        num_trials = write(ledger, to, output, force=force, progress=progress, stage=stage.value)
     if as_json:
         typer.echo(json.dumps({"search": ledger.name, "trials": num_trials, "output": str(output)}))
         return

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from pgsearch.cli.options import DEFAULT_RESULTS, Json, Results, Search
+from pgsearch.cli.options import DEFAULT_RESULTS, Json, Results, Search, StageName, Stages
 from pgsearch.cli.write import Output, Style, chosen_format, write_all
 
 
@@ -19,6 +19,7 @@ def importance(
             show_default="the first objective",
         ),
     ] = None,
+    stage: Stages = StageName.full,
     style: Style = None,
     output: Output = None,
     as_json: Json = False,
@@ -36,7 +37,7 @@ def importance(
     from pgsearch.results import find_search
 
     how = chosen_format(style, output, as_json=as_json)
-    tables = what_mattered(find_search(search, results), metric)
+    tables = what_mattered(find_search(search, results), metric, stage=stage.value)
     if as_json:
         typer.echo(f"[{', '.join(json_of(table).strip() for table in tables)}]")
     else:

@@ -15,6 +15,16 @@ class Split(StrEnum):
     test = "test"
 
 
+class StageName(StrEnum):
+    """Stages of a search that has them."""
+
+    screen = "screen"
+    full = "full"
+
+
+Stages: TypeAlias = Annotated[
+    StageName, typer.Option("--stage", help="Whose trials, in a search with stages.")
+]
 SpecFile: TypeAlias = Annotated[
     Path, typer.Argument(metavar="SPEC", help="YAML file of the search.", show_default=False)
 ]

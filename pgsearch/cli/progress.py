@@ -33,6 +33,7 @@ class SearchProgress:
         self._console = Console(stderr=True)
         self._split = spec.objective[0].split
         self._num_trials = spec.num_trials
+        self._stage = spec.first_stage
         self._rows: dict[int, Mapping[str, Any]] = {}
         self._records: dict[int, TrialRecord] = {}
         self._ended: list[int] = []
@@ -43,10 +44,12 @@ class SearchProgress:
     def __enter__(self) -> "SearchProgress":
         if self._quiet:
             return self
-        self._say(
-            f"{self._spec.name}: {self._num_trials} trials of {self._spec.training.epochs} "
-            "epochs; starting"
-        )
+        planned = [
+            f"{self._spec.num_trials_of(stage)} trials of {self._spec.epochs_of(stage)} epochs"
+            f"{f' ({stage})' if stage else ''}"
+            for stage in self._spec.stage_names
+        ]
+        self._say(f"{self._spec.name}: {', then '.join(planned)}; starting")
         return self
 
     def __exit__(
@@ -62,9 +65,11 @@ class SearchProgress:
 
     def trial_started(self, record: TrialRecord) -> None:
         """Show a trial that is placed."""
+        if record.stage != self._stage:  # whose epochs take another time
+            self._stage, self._epochs_here, self._began = record.stage, 0, time.monotonic()
         self._records[record.number] = record
         if not self._console.is_terminal:
-            self._say(f"trial {record.number} begins: {_factors(record)}")
+            self._say(f"{_trial(record)} begins: {_factors(record)}")
         self._refresh()
 
     def trial_interrupted(self, record: TrialRecord, reason: str) -> None:
@@ -91,7 +96,7 @@ class SearchProgress:
             if record.state is TrialState.FAIL:
                 detail = (record.error or "").splitlines()[-1]
             self._say(
-                f"trial {record.number} {record.state.value} at epoch {record.epochs}: {detail}"
+                f"{_trial(record)} {record.state.value} at epoch {record.epochs}: {detail}"
                 f"  [{len(self._ended)} ended in this run{self._eta()}]"
             )
         self._refresh()
@@ -128,6 +133,8 @@ class SearchProgress:
     def _picture(self) -> Group:
         table = Table(box=box.SIMPLE_HEAD, expand=True)
         table.add_column("trial", justify="right", no_wrap=True, min_width=5)
+        if self._spec.stages is not None:
+            table.add_column("stage", no_wrap=True, min_width=6)
         table.add_column("state", no_wrap=True, min_width=8)
         table.add_column("epoch", justify="right", no_wrap=True, min_width=5)
         for part in PARTS:
@@ -138,8 +145,9 @@ class SearchProgress:
             record, row = self._records[number], self._rows.get(number, {})
             table.add_row(
                 str(number),
+                *([record.stage or ""] if self._spec.stages is not None else []),
                 record.state.value,
-                f"{row.get('epoch', 0)}/{self._spec.training.epochs}",
+                f"{row.get('epoch', 0)}/{record.configuration.get('training.epochs', '–')}",
                 *(self._map(number, part) for part in PARTS),
                 Text(_factors(record)),
             )
@@ -154,7 +162,7 @@ class SearchProgress:
         return "–" if value is None else f"{100 * value:.2f}"
 
     def _best(self) -> str:
-        complete = [r for r in self._records.values() if r.values]
+        complete = [r for r in self._records.values() if r.values and r.stage == self._stage]
         if not complete:
             return ""
         maximize = self._spec.objective[0].direction == "maximize"
@@ -162,16 +170,24 @@ class SearchProgress:
         return f"  best: trial {best.number} {(best.values or [0.0])[0]:.4f}"
 
     def _eta(self) -> str:
-        """Estimate the rest: the epochs that the trials to come take, at the speed so far."""
-        if not self._ended:
+        """Estimate the rest: the epochs that the trials to come take, at the speed so far.
+
+        Of a search with stages, the rest of the stage.
+        """
+        here = [n for n, record in self._records.items() if record.stage == self._stage]
+        ended = [n for n in here if self._records[n].state.is_finished]
+        if not ended:
             return ""
-        mean_epochs = sum(self._records[n].epochs for n in self._ended) / len(self._ended)
-        highest = max(self._records) + 1
-        running = [n for n in self._records if n not in set(self._ended)]
+        mean_epochs = sum(self._records[n].epochs for n in ended) / len(ended)
+        of_stages_before = self._spec.num_trials_of("screen") if self._stage == "full" else 0
+        highest = max(here) + 1 - of_stages_before
+        running = [n for n in here if n not in set(ended)]
         begun = sum(int(self._rows.get(n, {}).get("epoch", 0)) for n in running)
-        to_come = (self._num_trials - highest + len(running)) * mean_epochs - begun
+        num_trials = self._spec.num_trials_of(self._stage)
+        to_come = (num_trials - highest + len(running)) * mean_epochs - begun
         seconds = max(to_come, 0.0) * (time.monotonic() - self._began) / max(self._epochs_here, 1)
-        return f", about {_duration(seconds)} left"
+        where = " of the screen" if self._stage == "screen" else ""
+        return f", about {_duration(seconds)} left{where}"
 
 
 @contextlib.contextmanager
@@ -225,6 +241,10 @@ def print_epoch(record: EpochRecord, epochs: int) -> None:
     speed = record.num_train_images / max(record.train_seconds, 1e-9)
     parts.append(f"{speed:.0f} images/s, {record.train_seconds + record.evaluation_seconds:.1f} s")
     Console(stderr=True).print(Text("  ".join(parts)), soft_wrap=True)
+
+
+def _trial(record: TrialRecord) -> str:
+    return f"trial {record.number}{f' ({record.stage})' if record.stage else ''}"
 
 
 def _factors(record: TrialRecord) -> str:

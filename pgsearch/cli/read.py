@@ -25,6 +25,7 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Show how a search stands: trials by state, the best so far, what runs, what failed."""
+    from pgsearch.analysis.stages import agreement, facts, lines
     from pgsearch.analysis.tables import best_configuration, leaderboard, short_params
     from pgsearch.results import find_search
     from pgsearch.results.lease import newest_driver
@@ -43,8 +44,14 @@ def status(
     driver = newest_driver(ledger.storage)
     replicates = best_configuration(ledger)
     best = replicates.assign(value=replicates["value"].mean()).head(1).to_dict("records")
+    by_stage = {
+        stage: dict(Counter(frame.loc[frame["stage"] == stage, "state"]))
+        for stage in spec.stage_names
+        if stage is not None
+    }
     if as_json:
-        facts = {
+        found = agreement(ledger)
+        answer = {
             "search": spec.name,
             "trials": spec.num_trials,
             "states": dict(counts),
@@ -53,12 +60,18 @@ def status(
             "best": plain(best[0]) if best else None,
             "running": [plain(r) for r in frame[frame["state"] == "RUNNING"].to_dict("records")],
             "failed": [plain(r) for r in frame[frame["state"] == "FAIL"].to_dict("records")],
+            "stages": by_stage or None,
+            "agreement": None if found is None else facts(found),
         }
-        typer.echo(json.dumps(facts))
+        typer.echo(json.dumps(answer))
         return
     typer.echo(f"{spec.name}: {spec.purpose or spec.method}")
     states = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
     typer.echo(f"{len(frame)} of {spec.num_trials} trials begun: {states or 'none'}")
+    for stage, states_of in by_stage.items():
+        states = ", ".join(f"{count} {state}" for state, count in sorted(states_of.items()))
+        num = f"{sum(states_of.values())} of {spec.num_trials_of(stage)}"
+        typer.echo(f"{stage}: {num} trials begun: {states or 'none'}")
     if job is not None:
         typer.echo(f"job: {job.id} {job.state}")
     if driver is not None:
@@ -69,9 +82,12 @@ def status(
             f"{f', the mean of {len(replicates)} seeds' if len(replicates) > 1 else ''}"
             f"  {short_params(row['params'])}".rstrip()
         )
+    for line in lines(ledger):
+        typer.echo(line)
     for row in frame[frame["state"] == "RUNNING"].to_dict("records"):
         epoch = 0 if math.isnan(row["epoch"]) else int(row["epoch"])
-        typer.echo(f"unfinished: trial {row['number']}, epoch {epoch} of {spec.training.epochs}")
+        planned = spec.epochs_of(row["stage"])
+        typer.echo(f"unfinished: trial {row['number']}, epoch {epoch} of {planned}")
     for row in frame[frame["state"] == "FAIL"].to_dict("records"):
         typer.echo(f"failed: trial {row['number']}: {str(row['error']).splitlines()[-1]}")
 

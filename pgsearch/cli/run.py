@@ -112,7 +112,9 @@ def run_and_show(
     search: "SearchSpec", results: str, options: "RunOptions", *, quiet: bool
 ) -> "Outcome":
     """Run a search, or go on with it, and show how it goes and how it ended."""
+    from pgsearch.analysis.stages import lines
     from pgsearch.cli.progress import SearchProgress, data_progress
+    from pgsearch.results import Ledger
     from pgsearch.search.run import run_search
 
     with (
@@ -129,6 +131,9 @@ def run_and_show(
             feature_progress=computed,
         )
     progress.summary(outcome, results)
+    if search.stages is not None and not outcome.interrupted:
+        for line in lines(Ledger(outcome.url)):
+            progress.message(line)
     return outcome
 
 
@@ -184,7 +189,7 @@ def train(
         data_progress() as decoded,
         data_progress(what="computing features") as computed,
     ):
-        prepare_data(search, decoded, computed, variants=[variant])
+        prepare_data(search, decoded, computed, bases=[(variant, None)])
     if save is None:
         fit(trial, report=lambda record: print_epoch(record, trial.training.epochs))
         return

@@ -2,11 +2,16 @@
 
 import json
 import os
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pgsearch.cli.options import Json, Overrides, SpecFile
+
+if TYPE_CHECKING:
+    from pgsearch.config import SearchSpec, TrialSpec
+    from pgsearch.config.trial import Stage
 
 
 def check(
@@ -58,8 +63,8 @@ def check(
 def missing_files(spec: Any) -> list[str]:
     """Return a line for each file that a spec names and that is not there."""
     problems = []
-    for variant in spec.variant_names():
-        base = spec.base(variant)
+    for variant, stage in spec.bases():
+        base = spec.base(variant, stage)
         named = {
             "data.manifest": base["data"].get("manifest"),
             "data.root": base["data"].get("root"),
@@ -95,32 +100,20 @@ def plan(
 
     from pgsearch.search.study import sample_trial
 
-    trial = sample_trial(search)
-    epochs = trial.training.epochs
+    trials = {stage: sample_trial(search, stage) for stage in search.stage_names}
+    trial = trials[search.stage_names[-1]]
     facts: dict[str, Any] = {
         "search": search.name,
         "method": search.method,
         "configurations": search.num_configurations,
         "seeds": len(search.seeds),
         "trials": search.num_trials,
-        "epochs_per_trial": epochs,
-        "epochs_at_most": search.num_trials * epochs,
+        **_epochs(search, trials),
         "pruner": search.pruner.name,
         "dimensions": [dimension.name for dimension in search.dimensions(trial.variant)],
     }
     if measure:
-        from pgsearch.results import EpochRecord
-        from pgsearch.training.fit import fit
-
-        records: list[EpochRecord] = []
-        short = trial.training.model_copy(update={"epochs": 2})
-        fit(trial.model_copy(update={"training": short}), report=records.append)
-        last = records[-1]  # the first epoch also pays for imports
-        seconds = (last.train_seconds + last.evaluation_seconds) * epochs
-        facts["seconds_per_trial"] = round(seconds, 1)
-        facts["trial_hours_at_most"] = round(seconds * search.num_trials / 3600, 3)
-        facts["peak_memory_gb"] = round(last.peak_memory_bytes / 1e9, 2)
-        facts["device"] = trial.training.device
+        facts |= _measured(search, trials)
     facts["sampled_configuration"] = trial.configuration
     if as_json:
         typer.echo(json.dumps(facts))
@@ -133,6 +126,45 @@ def plan(
         typer.echo(f"{'cost':22} add --measure to train two epochs here and estimate it")
     typer.echo("\none configuration that it may train:")
     typer.echo(yaml.safe_dump(sampled, sort_keys=False, default_flow_style=None).rstrip())
+
+
+def _epochs(search: "SearchSpec", trials: "Mapping[Stage | None, TrialSpec]") -> dict[str, Any]:
+    """Return the epochs of a trial, and of all; of a search with stages also their trials."""
+    facts: dict[str, Any] = {}
+    for stage, trial in trials.items():
+        if stage is not None:
+            facts[f"{stage}_trials"] = search.num_trials_of(stage)
+        facts[_of(stage, "epochs_per_trial")] = trial.training.epochs
+    at_most = [search.num_trials_of(stage) * t.training.epochs for stage, t in trials.items()]
+    return {**facts, "epochs_at_most": sum(at_most)}
+
+
+def _measured(search: "SearchSpec", trials: "Mapping[Stage | None, TrialSpec]") -> dict[str, Any]:
+    """Train two epochs of a trial of each stage and return what all would cost."""
+    from pgsearch.results import EpochRecord
+    from pgsearch.training.fit import fit
+
+    facts: dict[str, Any] = {}
+    seconds_in_all, most_memory = 0.0, 0
+    for stage, trial in trials.items():
+        records: list[EpochRecord] = []
+        short = trial.training.model_copy(update={"epochs": 2})
+        fit(trial.model_copy(update={"training": short}), report=records.append)
+        last = records[-1]  # the first epoch also pays for imports
+        seconds = (last.train_seconds + last.evaluation_seconds) * trial.training.epochs
+        facts[_of(stage, "seconds_per_trial")] = round(seconds, 1)
+        seconds_in_all += seconds * search.num_trials_of(stage)
+        most_memory = max(most_memory, last.peak_memory_bytes)
+    return {
+        **facts,
+        "trial_hours_at_most": round(seconds_in_all / 3600, 3),
+        "peak_memory_gb": round(most_memory / 1e9, 2),
+        "device": next(iter(trials.values())).training.device,
+    }
+
+
+def _of(stage: "Stage | None", fact: str) -> str:
+    return fact if stage is None else f"{stage}_{fact}"
 
 
 def schema(

@@ -195,10 +195,12 @@ def _trials(ledgers: "Sequence[Ledger]", top: int | None) -> Shown:
 
     from pgsearch.analysis.replicates import by_name
     from pgsearch.analysis.shown import leaderboard_table
+    from pgsearch.analysis.stages import lines
     from pgsearch.analysis.tables import leaderboard
 
     named = by_name(ledgers)
     boards = {name: leaderboard(ledger) for name, ledger in named.items()}
     specs = {name: ledger.spec() for name, ledger in named.items()}
+    notes = [line for ledger in named.values() for line in lines(ledger)]
     shown = [board if top is None else board.head(top) for board in boards.values()]
-    return leaderboard_table(boards, specs, top=top), pd.concat(shown)
+    return leaderboard_table(boards, specs, top=top, notes=notes), pd.concat(shown)

@@ -1,5 +1,6 @@
 """Laying one nested mapping over another: for `extends`, overrides and variants."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,6 +33,13 @@ def at_path(path: str, value: Any) -> dict[str, Any]:
     """Return the nested mapping that holds only `value`, at the dotted `path`."""
     head, _, rest = path.partition(".")
     return {head: at_path(rest, value) if rest else value}
+
+
+def with_values(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested `base` with values at dotted paths."""
+    return functools.reduce(
+        lambda changed, path: merge(changed, at_path(path, values[path])), values, dict(base)
+    )
 
 
 def difference(base: Mapping[str, Any], changed: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,17 +1,17 @@
 """A search: what is trained, what is varied, how trials are chosen, judged and placed."""
 
-import functools
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from pgsearch.config.base import Config
-from pgsearch.config.merge import at_path, merge
+from pgsearch.config.merge import merge, with_values
 from pgsearch.config.optimiser import NoPrunerConfig, PrunerConfig, SamplerConfig, TPEConfig
 from pgsearch.config.space import Dimension, Parameter, Scalar, expand, expand_point, grid
+from pgsearch.config.stages import Stages, stage_problems
 from pgsearch.config.training import NO_AUGMENTATION
-from pgsearch.config.trial import Configuration, TrialSpec, flatten
+from pgsearch.config.trial import Configuration, Stage, TrialSpec, flatten
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._\-]{0,99}$"
 
@@ -29,6 +29,9 @@ RESUMABLE_CHANGES = frozenset(
         "save_scores",
     }
 )
+
+# The same of its stages: so many are trained as the spec says.
+_RESUMABLE_STAGES = frozenset({"best", "check"})
 
 Location: TypeAlias = tuple[str | int, ...]
 AUTO: Final = "auto"
@@ -113,6 +116,9 @@ class SearchSpec(Configuration):
         default_factory=dict, description="named changes of the base, for a grid"
     )
     objective: list[Objective] = Field([Objective()], min_length=1)
+    stages: Stages | None = Field(
+        None, description="screen the configurations cheaply, then train the best; null: one stage"
+    )
     sampler: SamplerConfig = TPEConfig()
     pruner: PrunerConfig = NoPrunerConfig()
     resources: Resources = Resources()
@@ -151,16 +157,50 @@ class SearchSpec(Configuration):
         """What the best epoch of a trial is judged by; None where it is not kept."""
         return self.objective[0] if self.keep_best_epoch else None
 
-    def base(self, variant: str | None = None) -> dict[str, Any]:
+    @property
+    def first_stage(self) -> Stage | None:
+        """The stage whose configurations Optuna chooses, and from whose values it learns."""
+        return None if self.stages is None else "screen"
+
+    @property
+    def stage_names(self) -> tuple[Stage | None, ...]:
+        """The stages in order; `(None,)` for a search of one."""
+        return (None,) if self.stages is None else ("screen", "full")
+
+    def seeds_of(self, stage: Stage | None) -> list[int]:
+        """Return the seeds of a stage: a screen only ranks, so the first one is enough for it."""
+        return self.seeds[:1] if stage == "screen" else self.seeds
+
+    def num_trials_of(self, stage: Stage | None) -> int:
+        """Return how many trials a stage has; fewer, where fewer of the screen are complete."""
+        if stage == "full" and self.stages is not None:
+            return (self.stages.best + self.stages.check) * len(self.seeds)
+        return self.num_configurations * len(self.seeds_of(stage))
+
+    def base(self, variant: str | None = None, stage: Stage | None = None) -> dict[str, Any]:
         """Return the nested configuration before the space sets anything.
 
-        Raises pydantic.ValidationError where a variant breaks a rule.
+        Args:
+            variant: of a grid.
+            stage: the screen has its own; others have what the spec says.
+
+        Raises pydantic.ValidationError where a variant or the screen breaks a rule.
         """
         base = self.model_dump(mode="json", include=set(Configuration.model_fields))
-        if variant is None:
+        changes: Mapping[str, Any] = {} if variant is None else self.variants[variant]
+        if stage == "screen" and self.stages is not None:
+            changes = self.stages.changes
+        if not changes:
             return base
-        changed = merge(base, self.variants[variant])
-        return Configuration.model_validate(changed).model_dump(mode="json")
+        return Configuration.model_validate(merge(base, changes)).model_dump(mode="json")
+
+    def epochs_of(self, stage: Stage | None) -> int:
+        """Return the epochs of a whole trial of a stage."""
+        return int(self.base(stage=stage)["training"]["epochs"])
+
+    def bases(self) -> list[tuple[str | None, Stage | None]]:
+        """Return variant and stage of every base that trials of the search have."""
+        return [(v, stage) for v in self.variant_names() for stage in self.stage_names]
 
     def dimensions(self, variant: str | None = None) -> tuple[Dimension, ...]:
         """Return the expanded space. Raises ValueError where it does not fit the configuration."""
@@ -189,8 +229,8 @@ class SearchSpec(Configuration):
 
     @property
     def num_trials(self) -> int:
-        """Trials in all: configurations times seeds."""
-        return self.num_configurations * len(self.seeds)
+        """Trials in all: configurations times seeds, of every stage."""
+        return sum(self.num_trials_of(stage) for stage in self.stage_names)
 
     def trial(
         self,
@@ -199,30 +239,43 @@ class SearchSpec(Configuration):
         variant: str | None = None,
         *,
         seed: int | None = None,
+        stage: Stage | None = None,
     ) -> TrialSpec:
         """Resolve trial `number`: the base with `values` of its dimensions, and its seed.
 
-        Without a `seed` it is the one of a search in which no trial was retried.
+        Without a `seed` it is the one of a search in which no trial was retried. Without a `stage`
+        it is trained as the spec says.
 
         Raises pydantic.ValidationError for a value that the configuration does not allow.
         """
-        configuration = self.base(variant)
-        for dimension in self.dimensions(variant):
-            if dimension.name in values:
-                for target in dimension.targets:
-                    configuration = merge(configuration, at_path(target, values[dimension.name]))
+        given = {
+            target: values[dimension.name]
+            for dimension in self.dimensions(variant)
+            if dimension.name in values
+            for target in dimension.targets
+        }
+        configuration = with_values(self.base(variant, stage), given)
+        seeds = self.seeds_of(stage)
         place = {
             "search": self.name,
             "number": number,
-            "seed": self.seeds[number % len(self.seeds)] if seed is None else seed,
+            "seed": seeds[number % len(seeds)] if seed is None else seed,
             "variant": variant,
+            "stage": stage,
             "threads": max(1, int(self.resources.cpus)),
         }
         return TrialSpec.model_validate(configuration | place)
 
     def identity(self) -> dict[str, Any]:
         """Return what makes this search what it is, by dotted path."""
-        return flatten(self.model_dump(mode="json", exclude=set(RESUMABLE_CHANGES)))
+        content = self.model_dump(mode="json", exclude=set(RESUMABLE_CHANGES))
+        if content["stages"] is not None:
+            content["stages"] = {
+                key: value
+                for key, value in content["stages"].items()
+                if key not in _RESUMABLE_STAGES
+            }
+        return flatten(content)
 
 
 def problems_between_parts(spec: SearchSpec) -> Iterator[tuple[Location, str]]:
@@ -230,6 +283,7 @@ def problems_between_parts(spec: SearchSpec) -> Iterator[tuple[Location, str]]:
     yield from _budget_problems(spec)
     yield from _variant_problems(spec)
     yield from _space_problems(spec)
+    yield from stage_problems(spec)
     if len(spec.objective) > 1 and spec.pruner.name != "none":
         yield ("pruner", "name"), "pruning needs a single objective; use none, or one objective"
     for i, objective in enumerate(spec.objective):
@@ -347,20 +401,11 @@ def _dimension_problems(
 def _value_problems(
     spec: SearchSpec, dimension: Dimension, path: str, variant: str | None
 ) -> Iterator[tuple[Location, str]]:
-    parameter = dimension.parameter
-    extremes: Mapping[str, Any] = (
-        {f"choices.{i}": choice for i, choice in enumerate(parameter.choices)}
-        if parameter.type == "categorical"
-        else {"low": parameter.low, "high": parameter.high}
-    )
-    for name, value in extremes.items():
+    for name, value in dimension.extremes().items():
         try:
-            spec_with = functools.reduce(
-                lambda base, target: merge(base, at_path(target, value)),
-                dimension.targets,
-                spec.base(variant),
+            Configuration.model_validate(
+                with_values(spec.base(variant), dict.fromkeys(dimension.targets, value))
             )
-            Configuration.model_validate(spec_with)
         except ValidationError as error:
             yield ("space", path, *name.split(".")), f"{value!r}: {_rule(error.errors()[0])}"
 
@@ -373,10 +418,12 @@ def _rule(item: Any) -> str:
 def _objective_problems(
     spec: SearchSpec, i: int, objective: Objective
 ) -> Iterator[tuple[Location, str]]:
-    training = spec.training
     if spec.pruner.name == "none" or len(spec.objective) > 1:
         return
-    if objective.split == "test" and training.test_every is None:
+    test_every = spec.training.test_every
+    if spec.stages is not None:  # the screen is what is pruned
+        test_every = spec.stages.screen.training.get("test_every", test_every)
+    if objective.split == "test" and test_every is None:
         yield (
             ("objective", i, "split"),
             "pruning on test needs its mAP while a trial runs: set training.test_every, or prune "

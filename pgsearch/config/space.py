@@ -140,6 +140,13 @@ class Dimension:
         # 0.1 + 2 * 0.1 is above 0.3, so round what the arithmetic adds.
         return tuple(min(parameter.high, round(parameter.low + i * step, 12)) for i in range(count))
 
+    def extremes(self) -> dict[str, Scalar]:
+        """Return the values at the ends of the dimension, or its choices, by where they stand."""
+        parameter = self.parameter
+        if isinstance(parameter, CategoricalParameter):
+            return {f"choices.{i}": choice for i, choice in enumerate(parameter.choices)}
+        return {"low": parameter.low, "high": parameter.high}
+
     def problem(self, value: Any) -> str | None:
         """Say why `value` is outside the dimension, or return None."""
         parameter = self.parameter

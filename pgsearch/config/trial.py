@@ -2,7 +2,7 @@
 
 import types
 from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
+from typing import Any, Literal, NamedTuple, TypeAlias, Union, get_args, get_origin
 
 from pydantic import Field, model_validator
 from pydantic.fields import FieldInfo
@@ -14,6 +14,9 @@ from pgsearch.config.loss import LossConfig
 from pgsearch.config.model import ModelConfig
 from pgsearch.config.training import TrainingConfig
 from pgsearch.provenance import fingerprint
+
+Stage: TypeAlias = Literal["screen", "full"]
+"""Of a search with `stages`: its cheap trials, and those that are trained as the spec says."""
 
 
 class Configuration(Config):
@@ -51,6 +54,7 @@ class TrialSpec(Configuration):
     number: int = Field(ge=0, description="number of the trial in the search, from 0")
     seed: int = Field(ge=0, description="seed of every random stream of the training")
     variant: str | None = Field(None, description="name of the variant in an ablation")
+    stage: Stage | None = Field(None, description="in a search with stages, which one it is of")
     threads: int = Field(1, ge=1, description="threads of one operation on a CPU")
 
     @property

@@ -8,20 +8,24 @@ from pathlib import Path
 from typing import Any, Final
 
 from pgsearch.analysis.formats import BEGINS_A_FORMULA
+from pgsearch.config.trial import Stage
 from pgsearch.results import Ledger, read_epochs, read_trials
 from pgsearch.untrusted import has_unseen, visible
 
 FILES: Final = ("trials.csv", "epochs.csv")
 
 
-def write(ledger: Ledger, folder: Path, progress: Callable[[int, int], None]) -> int:
-    """Write both tables with all their columns and return the number of trials.
+def write(
+    ledger: Ledger, folder: Path, progress: Callable[[int, int], None], stage: Stage = "full"
+) -> int:
+    """Write both tables with all their columns, of one stage, and return the number of trials.
 
     Numbers are unrounded, lists are JSON, times ISO 8601 in UTC; what is missing is empty. A text
     that a spreadsheet would run as a formula has an apostrophe before it.
     """
     tables = [read_trials(ledger), read_epochs(ledger)]
     folder.mkdir()
+    num_rows = dict.fromkeys(FILES, 0)
     total, done = sum(table.num_rows for table in tables), 0
     for name, table in zip(FILES, tables, strict=True):
         with (folder / name).open("w", encoding="utf-8", newline="") as file:
@@ -29,10 +33,12 @@ def write(ledger: Ledger, folder: Path, progress: Callable[[int, int], None]) ->
             writer.writerow(table.column_names)
             for batch in table.to_batches(max_chunksize=1000):
                 for row in batch.to_pylist():
-                    writer.writerow(map(as_cell, row.values()))
+                    if row["stage"] in (None, stage):
+                        num_rows[name] += 1
+                        writer.writerow(map(as_cell, row.values()))
                 done += batch.num_rows
                 progress(done, total)
-    return int(tables[0].num_rows)
+    return num_rows["trials.csv"]
 
 
 def as_cell(value: Any) -> Any:

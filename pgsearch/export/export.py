@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from pgsearch.config.trial import Stage
 from pgsearch.export import Target
 from pgsearch.export.place import whole
 from pgsearch.results import Ledger
@@ -18,7 +19,7 @@ class _Writer(Protocol):
     def FILES(self) -> tuple[str, ...] | None:
         """Names of the files in the folder that it makes; None: it makes one SQLite file."""
 
-    def write(self, ledger: Ledger, place: Path, progress: Progress, /) -> int:
+    def write(self, ledger: Ledger, place: Path, progress: Progress, stage: Stage, /) -> int:
         """Make `place` and return how many trials it has."""
 
 
@@ -29,6 +30,7 @@ def export(
     *,
     force: bool = False,
     progress: Progress | None = None,
+    stage: Stage = "full",
 ) -> int:
     """Write a search for another tool and return how many trials it has there.
 
@@ -40,6 +42,7 @@ def export(
         place: file (optuna, mlflow) or folder (csv, tensorboard) of the export.
         force: replace an earlier export.
         progress: told how much of how much is written.
+        stage: of a search with stages: trials of several do not compare.
 
     Raises:
         UsageError: `place` is taken, in a search or not local; or the tool's library is missing.
@@ -47,7 +50,7 @@ def export(
     """
     writer = _writer(target)
     with whole(place, force=force, files=writer.FILES) as new:
-        return writer.write(ledger, new, progress or _silent)
+        return writer.write(ledger, new, progress or _silent, stage)
 
 
 def _silent(_done: int, _total: int) -> None:

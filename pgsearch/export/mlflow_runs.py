@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pgsearch.config import SearchSpec
+from pgsearch.config.trial import Stage
 from pgsearch.errors import StorageError, UsageError
 from pgsearch.export.place import sqlite_url
 from pgsearch.export.trials import Trial, metric_columns, metrics, read
@@ -31,7 +32,9 @@ MAX_TEXT: Final = 6000
 FILES: Final = None
 
 
-def write(ledger: Ledger, file: Path, progress: Callable[[int, int], None]) -> int:
+def write(
+    ledger: Ledger, file: Path, progress: Callable[[int, int], None], stage: Stage = "full"
+) -> int:
     """Write one run per trial and return how many there are.
 
     Raises:
@@ -48,7 +51,7 @@ def write(ledger: Ledger, file: Path, progress: Callable[[int, int], None]) -> i
         ) from None
     for name in ("mlflow", "alembic"):  # they tell of each table that they make
         logging.getLogger(name).setLevel(logging.WARNING)
-    spec, trials = ledger.spec(), read(ledger, metric_columns())
+    spec, trials = ledger.spec(), read(ledger, metric_columns(), stage)
     try:
         with sqlite_url(file) as url:
             client = MlflowClient(tracking_uri=url)

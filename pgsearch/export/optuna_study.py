@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial, create_trial
 
 from pgsearch.class_groups import GROUPS
 from pgsearch.config import SearchSpec
+from pgsearch.config.trial import Stage
 from pgsearch.distributions import distribution
 from pgsearch.errors import StorageError
 from pgsearch.export.place import sqlite_url
@@ -25,17 +26,21 @@ VARIANT: Final = "variant"
 FILES: Final = None
 
 
-def write(ledger: Ledger, file: Path, progress: Callable[[int, int], None]) -> int:
+def write(
+    ledger: Ledger, file: Path, progress: Callable[[int, int], None], stage: Stage = "full"
+) -> int:
     """Write the study and return how many trials of the ledger it has.
 
-    Trial numbers are those of the search. Raises StorageError where the disk is full.
+    Trial numbers are those of the search, or, of a search with stages, count those of the stage.
+
+    Raises StorageError where the disk is full.
     """
     spec = ledger.spec()
     columns = {o.column for o in spec.objective}
     columns |= {
         f"map.{split}.{part}" for split in ("validation", "test") for part in ("total", *GROUPS)
     }
-    trials = read(ledger, sorted(columns))
+    trials = read(ledger, sorted(columns), stage)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         with sqlite_url(file) as url:
@@ -66,13 +71,16 @@ def _study(spec: SearchSpec, storage: optuna.storages.RDBStorage) -> optuna.Stud
 
 
 def _by_number(spec: SearchSpec, trials: list[Trial]) -> Iterator[FrozenTrial]:
-    """Yield Optuna's trials from 0: it counts them itself, so a gap is filled."""
+    """Yield Optuna's trials from 0: it counts them itself, so a gap is filled.
+
+    Not a gap that the trials of another stage leave: a study does not hold both.
+    """
     # In the order of the spec's file, which the ledger does not keep: that of the first trials.
     variants = [*dict.fromkeys([*(trial.record.variant for trial in trials), *spec.variants])]
     spaces = {variant: _space(spec, variant, variants) for variant in spec.variant_names()}
     number = 0
     for trial in trials:
-        while number < trial.record.number:
+        while number < trial.record.number and spec.stages is None:
             yield _placeholder()
             number += 1
         yield _frozen(spec, trial, spaces[trial.record.variant])

@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
+from pgsearch.config.trial import Stage
 from pgsearch.export.trials import Trial, metric_columns, metrics, read
 from pgsearch.results import Ledger, TrialState
 
@@ -47,9 +48,11 @@ STATUS: Final = {
 }
 
 
-def write(ledger: Ledger, folder: Path, progress: Callable[[int, int], None]) -> int:
+def write(
+    ledger: Ledger, folder: Path, progress: Callable[[int, int], None], stage: Stage = "full"
+) -> int:
     """Write one run per trial, named by its number, and return how many there are."""
-    trials = read(ledger, metric_columns())
+    trials = read(ledger, metric_columns(), stage)
     _write_events(folder, [_experiment(trials)])
     for done, trial in enumerate(trials, start=1):
         _write_events(folder / f"{trial.record.number:05d}", _events(trial))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pgsearch.config.trial import configuration_leaves
+from pgsearch.config.trial import Stage, configuration_leaves
 from pgsearch.results import Ledger, TrialRecord, read_epochs, read_trials
 from pgsearch.results.rows import trial_record
 from pgsearch.results.schema import epoch_schema
@@ -25,12 +25,15 @@ class Trial:
         return " ".join(filter(None, [f"{self.record.number:05d}", self.record.variant]))
 
 
-def read(ledger: Ledger, columns: Sequence[str]) -> list[Trial]:
+def read(ledger: Ledger, columns: Sequence[str], stage: Stage) -> list[Trial]:
     """Return the trials by number, their epochs with these columns, number, epoch and time.
+
+    Of a search with stages those of one of them.
 
     A damaged file is left out with a warning, and with the row of a trial its epochs.
     """
     records = [trial_record(row) for row in read_trials(ledger).to_pylist()]
+    records = [record for record in records if record.stage in (None, stage)]
     epochs = defaultdict(list)
     for row in read_epochs(ledger, ["number", "epoch", "recorded_utc", *columns]).to_pylist():
         epochs[row["number"]].append(row)

@@ -24,8 +24,13 @@ class Garbage:
 
 
 def worth_keeping(spec: SearchSpec, records: Iterable[TrialRecord]) -> set[int]:
-    """Return the complete trials whose checkpoints stay: the best by the first objective."""
-    complete = [r for r in records if r.state.name == "COMPLETE" and r.values]
+    """Return the complete trials whose checkpoints stay: the best by the first objective.
+
+    Those of a screen do not compare with what they are for, and keep none.
+    """
+    complete = [
+        r for r in records if r.state.name == "COMPLETE" and r.values and r.stage != "screen"
+    ]
     sign = -1 if spec.objective[0].direction == "maximize" else 1
     best_first = sorted(complete, key=lambda r: (sign * (r.values or [0.0])[0], r.number))
     return {record.number for record in best_first[: spec.keep_checkpoints]}

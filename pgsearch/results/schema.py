@@ -10,10 +10,11 @@ import pyarrow as pa
 
 from pgsearch import __version__
 from pgsearch.class_groups import GROUPS
-from pgsearch.config.trial import configuration_leaves
+from pgsearch.config.trial import Stage, configuration_leaves
 
-SCHEMA_VERSION = 2
-"""1: pgsearch 0.1 before `retry_of`. Every version stays readable."""
+SCHEMA_VERSION = 3
+"""1: pgsearch 0.1 before `retry_of`; 2: before `stage`, which an older reader would take for trials
+that compare. Every version stays readable."""
 
 
 class TrialState(StrEnum):
@@ -96,6 +97,10 @@ class TrialRecord:
     """Values of the active dimensions, by name."""
     retry_of: int | None = None
     """The failed trial that this one repeats."""
+    stage: Stage | None = None
+    """None in a search of one stage."""
+    promoted_from: int | None = None
+    """Of the full stage: the trial of the screen whose configuration it trains."""
     values: list[float] | None = None
     """The objectives of a COMPLETE trial."""
     attempts: int = 0
@@ -119,6 +124,7 @@ _ARROW_TYPES = {
     list: pa.list_(pa.int64()),
 }
 EVALUATED_SPLITS = ("validation", "test")
+_STAGE = "screen (cheap, compares with no other), or full; null in a search of one stage"
 FACTORS = (
     "lambda1_neg",
     "lambda2_neg",
@@ -138,6 +144,7 @@ def epoch_schema() -> pa.Schema:
         ("number", pa.int64(), "number of the trial in the search, from 0"),
         ("attempt", pa.int64(), "execution of the trial that wrote this row, from 1"),
         ("variant", pa.string(), "name of the variant in an ablation"),
+        ("stage", pa.string(), _STAGE),
         ("seed", pa.int64(), "seed of the training"),
         ("configuration_id", pa.string(), "the same for replicates: equal but for the seed"),
         ("epoch", pa.int64(), "epoch, from 1"),
@@ -208,6 +215,12 @@ def trial_schema() -> pa.Schema:
         ("state", pa.string(), "RUNNING, COMPLETE, PRUNED or FAIL"),
         ("retry_of", pa.int64(), "number of the failed trial that this one repeats"),
         ("variant", pa.string(), "name of the variant in an ablation"),
+        ("stage", pa.string(), _STAGE),
+        (
+            "promoted_from",
+            pa.int64(),
+            "of the full stage: number of the trial of the screen whose configuration it trains",
+        ),
         ("seed", pa.int64(), "seed of the training"),
         ("configuration_id", pa.string(), "the same for replicates: equal but for the seed"),
         ("params", pa.string(), "values of the active dimensions, as JSON"),

@@ -16,6 +16,7 @@ from pgsearch.errors import StorageError
 from pgsearch.provenance import utc_now
 from pgsearch.results.checksum import parquet_is_whole, zip_is_whole
 from pgsearch.results.ledger import Ledger
+from pgsearch.results.promotion import next_promotion
 from pgsearch.results.rows import DamagedFile, configuration_of, read_table, trial_record
 from pgsearch.results.schema import TrialRecord, TrialState
 from pgsearch.results.snapshot import FOLDER as SNAPSHOT
@@ -232,17 +233,18 @@ def _restore_trials(ledger: Ledger) -> Iterator[str]:
     for number in range(max([*records, *with_epochs], default=-1) + 1):
         if number not in records:
             rows = ledger.epochs(number)
+            others = list(records.values())
             record = (
-                _from_epochs(spec, rows, list(records.values()))
+                _from_epochs(spec, rows, others)
                 if rows
-                else _from_spec(spec, number, regular)
+                else _from_screen(spec, number, others) or _from_spec(spec, number, regular)
             )
             record = replace(record, attempts=ledger.attempts(number).newest())
             ledger.write_trial(record)
             records[number] = record
             source = f"{len(rows)} epochs" if rows else "the spec"
             yield f"{ledger.file('trials', number)}: written again from {source}: {record.state}"
-        if records[number].retry_of is None:
+        if records[number].retry_of is None and records[number].stage != "full":
             regular.append(records[number])
 
 
@@ -278,6 +280,8 @@ def _from_epochs(
         configuration_id=last["configuration_id"],
         params=params,
         retry_of=same[-1] if same else None,
+        stage=last.get("stage"),
+        promoted_from=_screened(params, others) if last.get("stage") == "full" else None,
         values=values if is_complete else None,
         epochs=len(rows),
         wall_seconds=sum(row["train_seconds"] + row["evaluation_seconds"] for row in rows),
@@ -287,9 +291,42 @@ def _from_epochs(
     )
 
 
+def _screened(params: dict[str, Any], others: list[TrialRecord]) -> int | None:
+    """Return the trial of the screen that has these values."""
+    same = [o.number for o in others if o.stage == "screen" and o.params == params and o.values]
+    return min(same, default=None)
+
+
+def _from_screen(spec: SearchSpec, number: int, others: list[TrialRecord]) -> TrialRecord | None:
+    """Return the row of a trial of the full stage without epochs: the next that is missing.
+
+    None while the screen is not over, or where none is missing.
+    """
+    promotion = next_promotion(spec, others)
+    if promotion is None:
+        return None
+    screened, seed = promotion
+    return _to_be_begun(
+        spec,
+        TrialRecord(
+            number=number,
+            uid=trial_uid(spec.name, number),
+            state=TrialState.RUNNING,
+            seed=seed,
+            variant=screened.variant,
+            configuration_id="",
+            params=screened.params,
+            stage="full",
+            promoted_from=screened.number,
+            started_utc=utc_now(),
+        ),
+    )
+
+
 def _from_spec(spec: SearchSpec, number: int, regular: list[TrialRecord]) -> TrialRecord:
     """Return the row of a trial without epochs: to be begun where the spec says what it is."""
-    configuration, replicate = divmod(len(regular), len(spec.seeds))
+    seeds = spec.seeds_of(spec.first_stage)
+    configuration, replicate = divmod(len(regular), len(seeds))
     variant: str | None = None
     params: dict[str, Any] | None = None
     if replicate and regular[-replicate].configuration_id:
@@ -302,16 +339,23 @@ def _from_spec(spec: SearchSpec, number: int, regular: list[TrialRecord]) -> Tri
         number=number,
         uid=trial_uid(spec.name, number),
         state=TrialState.RUNNING,
-        seed=spec.seeds[replicate],
+        seed=seeds[replicate],
         variant=variant,
         configuration_id="",
         params=params or {},
+        stage=spec.first_stage,
         started_utc=utc_now(),
     )
     if params is None:
         error = "its row was damaged or lost, and no epoch is there to tell what it was"
         return replace(record, state=TrialState.FAIL, error=error, ended_utc=utc_now())
-    trial = spec.trial(number, params, variant, seed=record.seed)
+    return _to_be_begun(spec, record)
+
+
+def _to_be_begun(spec: SearchSpec, record: TrialRecord) -> TrialRecord:
+    trial = spec.trial(
+        record.number, record.params, record.variant, seed=record.seed, stage=record.stage
+    )
     return replace(
         record,
         configuration_id=trial.configuration_id,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from pgsearch.config import SearchSpec
+from pgsearch.config.trial import Stage
 from pgsearch.data.build import build_dataset
 from pgsearch.data.dataset import SPLITS, MultiLabelDataset
 from pgsearch.errors import (
@@ -35,10 +36,12 @@ from pgsearch.training.device import choose_device
 from pgsearch.training.features import cached_features
 
 Progress: TypeAlias = Callable[[int, int], None]
+Base: TypeAlias = tuple[str | None, Stage | None]
+"""Variant and stage."""
 
 
 class Inputs(NamedTuple):
-    """What a variant is trained on."""
+    """What a variant, in a stage, is trained on."""
 
     data_fingerprint: str
     weights_fingerprint: str
@@ -209,6 +212,7 @@ def _say_what_a_fork_knows(ledger: Ledger, study: SearchStudy, listener: Listene
                 ""
                 if study.num_known == source["num_trials"]
                 else "; the others lie outside this search's space or objectives"
+                + (", or were not trained as its screen trains" if study.spec.stages else "")
             )
         )
 
@@ -234,8 +238,8 @@ def prepare_data(
     data_progress: Progress | None = None,
     feature_progress: Progress | None = None,
     *,
-    variants: Sequence[str | None] | None = None,
-) -> dict[str | None, Inputs]:
+    bases: Sequence[Base] | None = None,
+) -> dict[Base, Inputs]:
     """Build every data set of a search in this machine's cache and check its weights.
 
     So that trials find them there, and a user learns of bad data before any trial starts. Features
@@ -245,18 +249,18 @@ def prepare_data(
         spec: the search.
         data_progress: called with the number of images that are decoded and that there are.
         feature_progress: the same for features.
-        variants: which variants; None is all that the spec has.
+        bases: of which variants and stages; None is all that the spec has.
 
     Returns:
-        What was found, by variant.
+        What was found, by variant and stage.
 
     Raises:
         InvalidData: images, labels or weights break a rule.
     """
     known: dict[str, MultiLabelDataset] = {}
-    inputs: dict[str | None, Inputs] = {}
-    for variant in spec.variant_names() if variants is None else variants:
-        configuration = spec.trial(0, {}, variant)
+    inputs: dict[Base, Inputs] = {}
+    for variant, stage in spec.bases() if bases is None else bases:
+        configuration = spec.trial(0, {}, variant, stage=stage)
         settings = configuration.data.model_dump_json()
         if settings not in known:
             known[settings] = build_dataset(configuration.data, progress=data_progress)
@@ -269,11 +273,11 @@ def prepare_data(
             cached_features(configuration, data, device, progress=feature_progress)
         splits = frozenset(name for name in SPLITS if data.split(name).num_images)
         weights = weights_fingerprint(configuration.model)
-        inputs[variant] = Inputs(data.fingerprint, weights, splits)
+        inputs[variant, stage] = Inputs(data.fingerprint, weights, splits)
     return inputs
 
 
-def _require_splits(spec: SearchSpec, inputs: Mapping[str | None, Inputs]) -> None:
+def _require_splits(spec: SearchSpec, inputs: Mapping[Base, Inputs]) -> None:
     problems = [
         f"{spec.name}: the objective is on {objective.split}, and the data has no images of it: "
         "set data.validation_fraction above 0, or objective: {split: test}"
@@ -285,14 +289,14 @@ def _require_splits(spec: SearchSpec, inputs: Mapping[str | None, Inputs]) -> No
 
 
 def _require_same_inputs(
-    spec: SearchSpec, study: SearchStudy, inputs: Mapping[str | None, Inputs]
+    spec: SearchSpec, study: SearchStudy, inputs: Mapping[Base, Inputs]
 ) -> None:
     """Refuse to go on with other images, labels or weights than the recorded epochs had."""
     if any(path.startswith(("data.", "model.")) for path in spec.space):
         return  # each trial has its own
-    for variant, recorded in study.inputs.items():
+    for base, recorded in study.inputs.items():
         for i, what in enumerate(("images or labels", "initial weights")):
-            if {fingerprints[i] for fingerprints in recorded} != {inputs[variant][i]}:
+            if {fingerprints[i] for fingerprints in recorded} != {inputs[base][i]}:
                 raise IncompatibleResume(
                     f"{spec.name}: the {what} are not those that its recorded epochs were trained "
                     "with; restore them to continue it, or start another search with name=…"

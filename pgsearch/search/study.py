@@ -3,11 +3,13 @@
 The study is never stored: every trial's row holds what Optuna needs to know of it, so a new driver
 makes the same study from the rows. An ended trial comes back as it ended, an unfinished one with
 its epochs and its pruner's rungs, under the same number, parameters and seed.
+
+Of a search with stages Optuna knows the screen alone: values of two stages do not compare. The full
+stage has no sampler; `next_promotion` says what it trains.
 """
 
 import hashlib
 import math
-import warnings
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -19,15 +21,15 @@ from optuna.trial import TrialState as OptunaState
 from pydantic import ValidationError
 
 from pgsearch.config import Dimension, SearchSpec, TrialSpec, flatten
-from pgsearch.config import optimiser as config
-from pgsearch.config.trial import trial_uid
+from pgsearch.config.trial import Stage, trial_uid
 from pgsearch.distributions import distribution
 from pgsearch.errors import StorageError
 from pgsearch.provenance import utc_now
 from pgsearch.results import Ledger, TrialRecord, TrialState
 from pgsearch.results.garbage import worth_keeping
-from pgsearch.search.bounded_tpe import BoundedTPESampler
+from pgsearch.results.promotion import next_promotion
 from pgsearch.search.frozen import frozen_trial
+from pgsearch.search.samplers import build_pruner, build_sampler
 from pgsearch.search.spaces import canonical, suggest
 
 _UNSAVED_ATTRIBUTES = {"fixed_params"}
@@ -55,7 +57,7 @@ class SearchStudy:
         self.spec, self._ledger = spec, ledger
         self._grid = spec.grid() if spec.method == "grid" else []
         self._points = spec.known_points() if spec.method == "search" else []
-        self._num_trials = spec.num_trials
+        self._num_asked = spec.num_trials_of(spec.first_stage)
         self._context = {
             v: (spec.dimensions(v), flatten(spec.base(v))) for v in spec.variant_names()
         }
@@ -69,10 +71,11 @@ class SearchStudy:
             pruner=build_pruner(spec),
         )
         self._records: dict[int, TrialRecord] = {}
-        self._regular: list[int] = []  # the trials that are no retries, in order
+        self._places: dict[int, int] = {}  # numbers in Optuna's study, by ours
+        self._regular: list[int] = []  # the trials that Optuna was asked for, in order: no retries
         self._unfinished: deque[int] = deque()
-        self.inputs: dict[str | None, set[tuple[str, str]]] = {}
-        """Fingerprints of data and weights of the recorded epochs, by variant."""
+        self.inputs: dict[tuple[str | None, Stage | None], set[tuple[str, str]]] = {}
+        """Fingerprints of data and weights of the recorded epochs, by variant and stage."""
         known = ledger.known()
         self.num_known = sum(self._learn(known, record) for record in known.trials())
         """Trials of the search that this one was forked from which its sampler learns from; they
@@ -97,8 +100,12 @@ class SearchStudy:
         """
         if self._unfinished:
             return self._spec_of(self._records[self._unfinished.popleft()])
-        while len(self._regular) < self._num_trials:
+        while len(self._regular) < self._num_asked:
             trial = self._ask(len(self._records))
+            if trial is not None:
+                return trial
+        while (promotion := next_promotion(self.spec, self._records.values())) is not None:
+            trial = self._promote(*promotion)
             if trial is not None:
                 return trial
         return None
@@ -110,8 +117,11 @@ class SearchStudy:
     @property
     def unfinished(self) -> bool:
         """Whether a trial is to be begun or to be gone on with."""
-        return len(self._regular) < self._num_trials or any(
-            not record.state.is_finished for record in self._records.values()
+        records = self._records.values()
+        return (
+            len(self._regular) < self._num_asked
+            or any(not record.state.is_finished for record in records)
+            or next_promotion(self.spec, records) is not None
         )
 
     @property
@@ -128,16 +138,25 @@ class SearchStudy:
         """Record a new trial that repeats a failed one: its values and its seed."""
         old = self._records[failed]
         number = len(self._records)
-        trial = self._begin(number, old.variant, old.params, old.seed, retry_of=failed)
+        if old.promoted_from is not None:
+            screened = self._records[old.promoted_from]
+            trial = self._promote(screened, old.seed, retry_of=failed)
+        else:
+            trial = self._begin(number, old.variant, old.params, old.seed, retry_of=failed)
         if trial is not None:  # else its values still do not go together
             self._unfinished.append(number)
 
     def _spec_of(self, record: TrialRecord) -> TrialSpec:
-        return self.spec.trial(record.number, record.params, record.variant, seed=record.seed)
+        return self.spec.trial(
+            record.number, record.params, record.variant, seed=record.seed, stage=record.stage
+        )
 
     def _ask(self, number: int) -> TrialSpec | None:
-        """Begin the next regular trial; None where its values do not go together, a FAIL."""
-        seeds = self.spec.seeds
+        """Begin the next trial that Optuna chooses, or a replicate of it.
+
+        None where its values do not go together, a FAIL.
+        """
+        seeds = self.spec.seeds_of(self.spec.first_stage)
         configuration, replicate = divmod(len(self._regular), len(seeds))
         variant: str | None = None
         known: Mapping[str, Any] | None = None
@@ -163,10 +182,12 @@ class SearchStudy:
         dimensions, base = self._context[variant]
         if known is not None:
             self._study.enqueue_trial(canonical(known, dimensions))
-        # Seeded by the number, so that a resumed search chooses as an uninterrupted one.
-        sampler_seed = _derived_seed(self.spec.sampler.seed, number)
+        # Seeded by the trials before it, so that a resumed search chooses as an uninterrupted one.
+        sampler_seed = _derived_seed(self.spec.sampler.seed, len(self._places))
         self._study.sampler = build_sampler(self.spec.sampler, sampler_seed)
-        values = suggest(self._study.ask(), dimensions, base)
+        asked = self._study.ask()
+        self._places[number] = asked.number
+        values = suggest(asked, dimensions, base)
         record = TrialRecord(
             number=number,
             uid=trial_uid(self.spec.name, number),
@@ -176,19 +197,45 @@ class SearchStudy:
             configuration_id="",
             params=values,
             retry_of=retry_of,
+            stage=self.spec.first_stage,
             started_utc=utc_now(),
             optuna_state=self._optuna_state(number),
         )
         if retry_of is None:
             self._regular.append(number)
+        return self._record_new(record)
+
+    def _promote(
+        self, screened: TrialRecord, seed: int, *, retry_of: int | None = None
+    ) -> TrialSpec | None:
+        """Record a trial that trains a configuration of the screen as the spec says."""
+        number = len(self._records)
+        return self._record_new(
+            TrialRecord(
+                number=number,
+                uid=trial_uid(self.spec.name, number),
+                state=TrialState.RUNNING,
+                seed=seed,
+                variant=screened.variant,
+                configuration_id="",
+                params=screened.params,
+                retry_of=retry_of,
+                stage="full",
+                promoted_from=screened.number,
+                started_utc=utc_now(),
+            )
+        )
+
+    def _record_new(self, record: TrialRecord) -> TrialSpec | None:
+        """Record a trial with its configuration; None where its values do not go together."""
         try:
             spec = self._spec_of(record)
         except ValidationError as error:
-            self._records[number] = record
+            self._records[record.number] = record
             reasons = "; ".join(
                 f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()
             )
-            self.fail(number, f"these values do not go together: {reasons}")
+            self.fail(record.number, f"these values do not go together: {reasons}")
             return None
         self._save(
             replace(
@@ -208,6 +255,8 @@ class SearchStudy:
         """
         value = row.get(self.spec.objective[0].column)
         if len(self.spec.objective) > 1 or self.spec.pruner.name == "none" or value is None:
+            return False
+        if number not in self._places:  # promoted: what was chosen to be trained is trained
             return False
         trial = self._handle(number)
         known = self._frozen(number).intermediate_values
@@ -237,19 +286,19 @@ class SearchStudy:
                 "choose another objective, or a larger validation split",
             )
         self._end(number, TrialState.COMPLETE, rows=rows, values=defined)
-        self._study.tell(self._place(number), self._records[number].values)
+        self._tell(number, OptunaState.COMPLETE)
         return self._records[number]
 
     def prune(self, number: int) -> TrialRecord:
         """Record a trial that the pruner ended."""
         self._end(number, TrialState.PRUNED)
-        self._study.tell(self._place(number), state=OptunaState.PRUNED)
+        self._tell(number, OptunaState.PRUNED)
         return self._records[number]
 
     def fail(self, number: int, error: str) -> TrialRecord:
         """Record a trial that ended in an error."""
         self._end(number, TrialState.FAIL, error=error)
-        self._study.tell(self._place(number), state=OptunaState.FAIL)
+        self._tell(number, OptunaState.FAIL)
         return self._records[number]
 
     def remove_checkpoints(self, ended: int | None = None) -> None:
@@ -289,6 +338,11 @@ class SearchStudy:
             )
         )
 
+    def _tell(self, number: int, state: OptunaState) -> None:
+        if number in self._places:
+            values = self._records[number].values if state is OptunaState.COMPLETE else None
+            self._study.tell(self._places[number], values, state=state)
+
     # ------------------------------------------------------------ study and ledger
 
     def _epochs(self, number: int, ledger: Ledger | None = None) -> list[dict[str, Any]]:
@@ -310,12 +364,15 @@ class SearchStudy:
         rows = self._epochs(record.number)
         for row in rows:
             fingerprints = (row["data_fingerprint"], row["weights_fingerprint"])
-            self.inputs.setdefault(record.variant, set()).add(fingerprints)
-        dimensions, _ = self._context[record.variant]
-        self._add(record, rows, dimensions)
+            key = (record.variant, record.stage)
+            self.inputs.setdefault(key, set()).add(fingerprints)
+        if record.stage == self.spec.first_stage:
+            dimensions, _ = self._context[record.variant]
+            self._places[record.number] = self.num_known + len(self._places)
+            self._add(record, rows, dimensions)
+            if record.retry_of is None:
+                self._regular.append(record.number)
         self._records[record.number] = record
-        if record.retry_of is None:
-            self._regular.append(record.number)
         if not record.state.is_finished:
             self._unfinished.append(record.number)
 
@@ -327,10 +384,26 @@ class SearchStudy:
             for name, value in record.params.items()
         )
         num_objectives = len(self.spec.objective)
-        if not fits or (record.values is not None and len(record.values) != num_objectives):
+        if not fits or not self._was_trained_alike(record):
+            return False
+        if record.values is not None and len(record.values) != num_objectives:
             return False
         self._add(record, self._epochs(record.number, known), dimensions.values())
         return True
+
+    def _was_trained_alike(self, known: TrialRecord) -> bool:
+        """Whether values of another search compare, which of stages only those of one kind do."""
+        if self.spec.stages is None and known.stage is None:
+            return True  # who forks says so
+        try:
+            trial = self._spec_of(replace(known, stage=self.spec.first_stage))
+        except ValidationError:
+            return False
+        parts = ("data.", "model.", "training.")
+        mine = {k: v for k, v in flatten(trial.configuration).items() if v is not None}
+        return {k: v for k, v in mine.items() if k.startswith(parts)} == {
+            k: v for k, v in known.configuration.items() if k.startswith(parts)
+        }
 
     def _add(
         self, record: TrialRecord, rows: list[dict[str, Any]], dimensions: Iterable[Dimension]
@@ -345,10 +418,6 @@ class SearchStudy:
             )
         )
 
-    def _place(self, number: int) -> int:
-        """Return the number of a trial in Optuna's study."""
-        return self.num_known + number
-
     def _frozen(self, number: int) -> optuna.trial.FrozenTrial:
         return self._storage.get_trial(self._trial_id(number))
 
@@ -358,10 +427,12 @@ class SearchStudy:
     def _trial_id(self, number: int) -> int:
         # Asked of the storage: of the study it would be a list of all trials, each time.
         return self._storage.get_trial_id_from_study_id_trial_number(
-            self._study._study_id, self._place(number)
+            self._study._study_id, self._places[number]
         )
 
     def _optuna_state(self, number: int) -> dict[str, Any]:
+        if number not in self._places:
+            return {}
         attributes = self._frozen(number).system_attrs
         return {k: v for k, v in attributes.items() if k not in _UNSAVED_ATTRIBUTES}
 
@@ -374,55 +445,20 @@ def _contains(kind: BaseDistribution, value: Any) -> bool:
         return False
 
 
-def build_sampler(sampler: config.SamplerConfig, seed: int) -> optuna.samplers.BaseSampler:
-    """Return the Optuna sampler of a configuration, with this seed."""
-    options = sampler.model_dump(exclude={"name", "seed"})
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        match sampler:
-            case config.TPEConfig():
-                return BoundedTPESampler(seed=seed, **options)
-            case config.RandomConfig():
-                return optuna.samplers.RandomSampler(seed=seed)
-            case config.GPConfig():
-                return optuna.samplers.GPSampler(seed=seed, **options)
-            case config.NSGAIIConfig():
-                return optuna.samplers.NSGAIISampler(seed=seed, **options)
-
-
-def build_pruner(spec: SearchSpec) -> optuna.pruners.BasePruner:
-    """Return the Optuna pruner of a search."""
-    pruner = spec.pruner
-    options = pruner.model_dump(exclude={"name"})
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        match pruner:
-            case config.NoPrunerConfig():
-                return optuna.pruners.NopPruner()
-            case config.MedianConfig():
-                return optuna.pruners.MedianPruner(**options)
-            case config.PercentileConfig():
-                return optuna.pruners.PercentilePruner(**options)
-            case config.SuccessiveHalvingConfig():
-                return optuna.pruners.SuccessiveHalvingPruner(**options)
-            case config.HyperbandConfig():
-                return optuna.pruners.HyperbandPruner(max_resource=spec.training.epochs, **options)
-            case config.ThresholdConfig():
-                return optuna.pruners.ThresholdPruner(**options)
-            case config.PatientConfig():
-                return optuna.pruners.PatientPruner(None, **options)
-
-
 def _derived_seed(seed: int, number: int) -> int:
     digest = hashlib.sha256(f"{seed}/{number}".encode()).digest()
     return int.from_bytes(digest[:4], "big")
 
 
-def sample_trial(spec: SearchSpec) -> TrialSpec:
-    """Return a trial as the search might draw it, without recording anything."""
+def sample_trial(spec: SearchSpec, stage: Stage | None = None) -> TrialSpec:
+    """Return a trial as the search might draw it, without recording anything.
+
+    It has the same values in every stage.
+    """
     if spec.method == "grid":
         variant, values = spec.grid()[0]
         return spec.trial(0, values, variant)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=spec.sampler.seed))
-    return spec.trial(0, suggest(study.ask(), spec.dimensions(), flatten(spec.base())))
+    values = suggest(study.ask(), spec.dimensions(), flatten(spec.base()))
+    return spec.trial(0, values, stage=stage)

@@ -172,6 +172,9 @@ class Adapter:
         if self.packing.is_auto:
             self.at_a_time = num_at_a_time(alive_nodes(), self.study.spec, share)
         self.listener.trial_started(self.study.records[trial.number])
+        spec = self.study.spec
+        # A trial of a screen keeps neither weights nor scores.
+        best_by = None if trial.stage == "screen" else spec.best_by
         return {
             "number": trial.number,
             "trial": trial.model_dump_json(),
@@ -179,8 +182,8 @@ class Adapter:
             "driver": self.control.lease.number if self.control.lease else 0,
             "working_folder": str(Path.cwd()),
             "resources": share.for_ray(),
-            "save_scores": self.study.spec.save_scores,
-            "best_by": best_by.model_dump() if (best_by := self.study.spec.best_by) else None,
+            "save_scores": spec.save_scores and trial.stage != "screen",
+            "best_by": best_by.model_dump() if best_by else None,
         }
 
     def take_report(self, number: int, report: Mapping[str, Any]) -> bool:

@@ -31,6 +31,9 @@ class SearchSummary(Facts):
     driver: str | None = Field(None, description="who drives the search, or drove it last")
     is_running: bool = False
     last_epoch_utc: datetime | None = Field(None, description="when the newest epoch was recorded")
+    stages: list[str] = Field(
+        [], description="of a search with stages: whether its screen predicts, in sentences"
+    )
     problem: str | None = Field(None, description="why the search cannot be read")
     damaged: list[str] = Field([], description="files that were left out, and why")
 
@@ -60,6 +63,11 @@ class TrialRow(Facts):
     seed: int
     label: str = Field(description="variant and parameters")
     variant: str | None
+    stage: str | None = Field(None, description="screen or full, in a search with stages")
+    promoted_from: int | None = Field(
+        None, description="of the full stage: the trial of the screen that it trains fully"
+    )
+    planned_epochs: int = Field(description="of a whole trial of its stage")
     parameters: dict[str, JsonValue] = Field(description="values of the active dimensions")
     configuration_id: str = Field(description="the same for replicates: equal but for the seed")
     epoch: int | None = Field(None, description="the newest, from 1")
@@ -81,8 +89,8 @@ class Leaderboard(Facts):
 
     search: SearchSummary
     version: str = Field(description="another one when the search has changed")
-    epochs: int = Field(description="epochs of a whole trial")
     has_variants: bool
+    has_stages: bool
     parameters: list[ParameterColumn]
     sort: str
     descending: bool
@@ -142,7 +150,7 @@ class Trial(Facts):
     version: str
     row: TrialRow
     uid: str
-    planned_epochs: int
+    promoted_to: list[int] = Field(description="trials that train this one of a screen fully")
     retry_of: int | None = Field(description="the failed trial that this one repeats")
     replicates: list[int] = Field(description="other trials of the same configuration")
     wall_seconds: float | None = Field(description="training and evaluation over its epochs")

@@ -12,6 +12,7 @@ import yaml
 from pgsearch.analysis import tables
 from pgsearch.analysis.columns import short_name
 from pgsearch.analysis.tables import PARTS, short_params
+from pgsearch.config.trial import Stage
 from pgsearch.errors import PgsearchError, UsageError
 from pgsearch.results import TrialState
 from pgsearch.web import facts
@@ -20,7 +21,7 @@ from pgsearch.web.reading import Reading, Readings
 FIRST_ROWS: Final = 200
 """Of a leaderboard, unless more are asked for."""
 SORT_KEYS: Final = (
-    *("rank", "number", "state", "seed", "epoch", "variant", "label", "error"),
+    *("rank", "number", "stage", "state", "seed", "epoch", "variant", "label", "error"),
     *(f"{split}.{part}" for split in ("validation", "test") for part in PARTS),
 )
 SECONDS_PER_HOUR: Final = 3600
@@ -64,6 +65,7 @@ def summary(reading: Reading) -> facts.SearchSummary:
         driver=reading.driver,
         is_running=(reading.driver or "").startswith("running"),
         last_epoch_utc=moment(recorded),
+        stages=list(reading.stages),
         damaged=list(reading.damaged),
         **best,
     )
@@ -90,7 +92,8 @@ def leaderboard(
         UsageError: nothing is called as `sort` is.
     """
     board = reading.board.to_dict("records")
-    rows = [trial_row(row, rank) for rank, row in enumerate(board, start=1)]
+    planned = reading.planned_epochs
+    rows = [trial_row(row, rank, planned) for rank, row in enumerate(board, start=1)]
     parameters = list(dict.fromkeys(name for row in rows for name in row.parameters))
     if sort not in (*SORT_KEYS, *parameters):
         keys = ", ".join([*SORT_KEYS, *parameters])
@@ -100,7 +103,7 @@ def leaderboard(
     return facts.Leaderboard(
         search=summary(reading),
         version=reading.version,
-        epochs=reading.spec.training.epochs,
+        has_stages=reading.spec.stages is not None,
         has_variants=any(row.variant is not None for row in rows),
         parameters=[
             facts.ParameterColumn(name=name, short=short_name(name)) for name in parameters
@@ -113,9 +116,11 @@ def leaderboard(
     )
 
 
-def trial_row(row: Mapping[Any, Any], rank: int) -> facts.TrialRow:
+def trial_row(
+    row: Mapping[Any, Any], rank: int, planned_epochs: Mapping[Stage | None, int]
+) -> facts.TrialRow:
     """Return a row of the leaderboard."""
-    error = row["error"]
+    error, promoted_from = row["error"], row["promoted_from"]
     return facts.TrialRow(
         rank=rank,
         number=row["number"],
@@ -123,6 +128,9 @@ def trial_row(row: Mapping[Any, Any], rank: int) -> facts.TrialRow:
         seed=row["seed"],
         label=label(row),
         variant=row["variant"] if isinstance(row["variant"], str) else None,
+        stage=row["stage"],
+        promoted_from=None if pd.isna(promoted_from) else int(promoted_from),
+        planned_epochs=planned_epochs[row["stage"]],
         parameters=row["params"],
         configuration_id=row["configuration_id"],
         epoch=None if pd.isna(row["epoch"]) else int(row["epoch"]),
@@ -138,7 +146,8 @@ def _parts(row: Mapping[Any, Any], split: str) -> facts.Parts:
 
 
 def _holds(row: facts.TrialRow, words: str) -> bool:
-    text = f"{row.number} {row.state} seed={row.seed} {row.label} {row.error or ''}".casefold()
+    where = f"{row.number} {row.stage or ''} {row.state} seed={row.seed}"
+    text = f"{where} {row.label} {row.error or ''}".casefold()
     return all(word in text for word in words.casefold().split())
 
 

@@ -13,9 +13,11 @@ from typing import Final
 import pandas as pd
 
 from pgsearch.analysis.ranking import complete_trials, ranked_configurations
+from pgsearch.analysis.stages import lines
 from pgsearch.analysis.tables import leaderboard
 from pgsearch.config import SearchSpec
 from pgsearch.config.search import AUTO
+from pgsearch.config.trial import Stage
 from pgsearch.results import Ledger, read_epochs, read_trials
 from pgsearch.results.lease import newest_driver
 from pgsearch.results.read import DamagedFileWarning, searches
@@ -61,6 +63,8 @@ class Reading:
     """One row per trial: TRIAL_COLUMNS."""
     ranked: pd.DataFrame
     """The configurations of complete trials, the best first: see `ranked_configurations`."""
+    stages: tuple[str, ...]
+    """What `analysis.stages` says of a search with stages."""
     newest: pd.DataFrame
     """The newest epoch of each trial that has one: origin, classes, and SUMMED over its epochs."""
     driver: str | None
@@ -72,6 +76,11 @@ class Reading:
         """Name of the search."""
         return self.ledger.name
 
+    @property
+    def planned_epochs(self) -> dict[Stage | None, int]:
+        """Epochs of a whole trial, by stage."""
+        return {stage: self.spec.epochs_of(stage) for stage in self.spec.stage_names}
+
 
 def read_search(ledger: Ledger) -> Reading:
     """Read a search. Raises StorageError where it cannot be."""
@@ -81,6 +90,7 @@ def read_search(ledger: Ledger) -> Reading:
         board = leaderboard(ledger)
         trials: pd.DataFrame = read_trials(ledger, TRIAL_COLUMNS).to_pandas()
         ranked = ranked_configurations(complete_trials(ledger), spec)
+        stages = tuple(lines(ledger))
         newest = _newest_epochs(ledger, spec)
     return Reading(
         ledger=ledger,
@@ -89,6 +99,7 @@ def read_search(ledger: Ledger) -> Reading:
         board=board,
         trials=trials,
         ranked=ranked,
+        stages=stages,
         newest=newest,
         driver=driver,
         damaged=tuple(dict.fromkeys(damaged)),

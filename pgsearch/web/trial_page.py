@@ -41,9 +41,9 @@ def trial(reading: Reading, trial_number: int) -> facts.Trial:
     return facts.Trial(
         search=summary(reading),
         version=reading.version,
-        row=trial_row(row, place + 1),
+        row=trial_row(row, place + 1, reading.planned_epochs),
         uid=record["trial"],
-        planned_epochs=reading.spec.training.epochs,
+        promoted_to=sorted(board.loc[board["promoted_from"] == trial_number, "number"]),
         retry_of=None if pd.isna(record["retry_of"]) else int(record["retry_of"]),
         replicates=[n for n in sorted(board.loc[same, "number"]) if n != trial_number],
         wall_seconds=number(record["wall_seconds"]),
@@ -73,7 +73,9 @@ def _epochs(reading: Reading, trial_number: int) -> tuple[list[dict[str, Any]], 
 
 def _configuration(reading: Reading, row: Mapping[Any, Any]) -> dict[str, Any]:
     variant = row["variant"] if isinstance(row["variant"], str) else None
-    spec = reading.spec.trial(row["number"], row["params"], variant, seed=row["seed"])
+    spec = reading.spec.trial(
+        row["number"], row["params"], variant, seed=row["seed"], stage=row["stage"]
+    )
     return flatten(spec.configuration)
 
 

@@ -290,7 +290,7 @@ def test_what_the_sampler_remembers_of_an_unfinished_trial_survives(tmp_path: Pa
 def test_the_study_knows_what_its_epochs_were_trained_on(tmp_path: Path) -> None:
     run_to_end(grid(), Ledger(tmp_path))
     inputs = SearchStudy(grid(), Ledger(tmp_path)).inputs
-    assert inputs == {"BCE": {("data", "random")}, "PG": {("data", "random")}}
+    assert inputs == {("BCE", None): {("data", "random")}, ("PG", None): {("data", "random")}}
 
 
 @pytest.mark.promise(9)
