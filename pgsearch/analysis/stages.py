@@ -6,7 +6,6 @@ from typing import Any, Final
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from pgsearch.analysis.ranking import complete_trials, ranked_configurations
 from pgsearch.config import SearchSpec
@@ -94,9 +93,10 @@ def _pairs(spec: SearchSpec, screen: pd.DataFrame, full: pd.DataFrame) -> pd.Dat
 
 
 def _rho(pairs: pd.DataFrame) -> float | None:
-    if len(pairs) < 2 or min(pairs["screened"].nunique(), pairs["value"].nunique()) < 2:
+    if len(pairs) < 2:
         return None
-    return float(stats.spearmanr(pairs["screened"], pairs["value"]).statistic)
+    (rho,) = _spearman(pairs["screened"].to_numpy()[None], pairs["value"].to_numpy()[None])
+    return float(rho) if np.isfinite(rho) else None
 
 
 def _interval(screened_N: np.ndarray, value_N: np.ndarray) -> tuple[float | None, float | None]:
@@ -105,15 +105,24 @@ def _interval(screened_N: np.ndarray, value_N: np.ndarray) -> tuple[float | None
     if n < MIN_PAIRS:
         return None, None
     drawn_RN = np.random.default_rng(0).integers(n, size=(RESAMPLES, n))
-    ranks = [stats.rankdata(values[drawn_RN], axis=1) for values in (screened_N, value_N)]
-    x_RN, y_RN = (r - r.mean(axis=1, keepdims=True) for r in ranks)
-    scale_R = np.sqrt((x_RN**2).sum(axis=1) * (y_RN**2).sum(axis=1))
-    defined = scale_R > 0  # not where all that was drawn is equal
-    if not defined.any():
+    rho_R = _spearman(screened_N[drawn_RN], value_N[drawn_RN])
+    if not np.isfinite(rho_R).any():
         return None, None
-    rho_R = (x_RN * y_RN).sum(axis=1)[defined] / scale_R[defined]
-    low, high = np.quantile(rho_R, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    low, high = np.nanquantile(rho_R, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)
+
+
+def _spearman(x_RN: np.ndarray, y_RN: np.ndarray) -> np.ndarray:
+    """Return the rank correlation in each row; NaN where all of one of them are equal.
+
+    Not SciPy's: `pgsearch status` would import it.
+    """
+    ranks = (pd.DataFrame(values).rank(axis=1).to_numpy() for values in (x_RN, y_RN))
+    x_RN, y_RN = (rank_RN - rank_RN.mean(axis=1, keepdims=True) for rank_RN in ranks)
+    scale_R = np.sqrt((x_RN**2).sum(axis=1) * (y_RN**2).sum(axis=1))
+    with np.errstate(invalid="ignore"):
+        rho_R: np.ndarray = (x_RN * y_RN).sum(axis=1) / scale_R
+    return rho_R
 
 
 def _median(seconds: "pd.Series[float]") -> float | None:

@@ -119,11 +119,12 @@ def plan(
         typer.echo(json.dumps(facts))
         return
     sampled = facts.pop("sampled_configuration")
+    width = max(22, *map(len, facts))
     for key, value in facts.items():
         shown = ", ".join(value) if isinstance(value, list) else value
-        typer.echo(f"{key.replace('_', ' '):22} {shown}")
+        typer.echo(f"{key.replace('_', ' '):{width}} {shown}")
     if not measure:
-        typer.echo(f"{'cost':22} add --measure to train two epochs here and estimate it")
+        typer.echo(f"{'cost':{width}} add --measure to train two epochs here and estimate it")
     typer.echo("\none configuration that it may train:")
     typer.echo(yaml.safe_dump(sampled, sort_keys=False, default_flow_style=None).rstrip())
 

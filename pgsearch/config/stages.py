@@ -83,22 +83,22 @@ def stage_problems(spec: "SearchSpec") -> "Iterator[tuple[Location, str]]":
         dimensions = expand(spec.space, flatten(spec.base()))
     except ValueError:
         return  # named with the space
-    yield from _conflicts_with_space(flatten(stages.changes), base, dimensions)
+    written = flatten(stages.screen.model_dump(mode="json"))
+    yield from _conflicts_with_space(written, base, dimensions)
 
 
 def _conflicts_with_space(
-    changes: Mapping[str, Any], base: Mapping[str, Any], dimensions: tuple[Dimension, ...]
+    written: Mapping[str, Any], base: Mapping[str, Any], dimensions: tuple[Dimension, ...]
 ) -> "Iterator[tuple[Location, str]]":
     """Yield where a configuration of the space would be another one in the screen."""
     screened = flatten(dict(base))
-    given = {path: value for path, value in changes.items() if value != {}}
     for dimension in dimensions:
         for path in dimension.targets:
-            if path in given:
+            if path in written:
                 yield (
                     ("stages", "screen", *path.split(".")),
                     f"the space varies {dimension.name}, which the screen would set to "
-                    f"{given[path]!r} for all: remove one of them",
+                    f"{written[path]!r} for all: remove one of them",
                 )
                 return
             if path not in screened:
@@ -109,7 +109,7 @@ def _conflicts_with_space(
                 )
                 return
         for path in (path for paths, _ in dimension.conditions for path in paths):
-            if path in given:
+            if path in written:
                 yield (
                     ("stages", "screen", *path.split(".")),
                     f"the space's {dimension.name} is there only for some values of {path}, which "
