@@ -162,8 +162,8 @@ def _require_fit_cluster(spec: SearchSpec, storage: Storage) -> None:
 def _input_paths(spec: SearchSpec) -> list[str]:
     """Return the files and folders that trials are trained on."""
     paths: dict[str, None] = {}
-    for variant in spec.variant_names():
-        trial = spec.trial(0, {}, variant)
+    for variant, stage in spec.bases():
+        trial = spec.trial(0, {}, variant, stage=stage)
         if trial.data.name == "manifest":
             paths |= dict.fromkeys(filter(None, [trial.data.manifest, trial.data.root]))
         paths |= dict.fromkeys(model_files(trial.model))
