@@ -164,10 +164,10 @@ def _sentences(spec: SearchSpec, found: StageAgreement) -> Iterator[str]:
             "these are the best of the screen alone; their range is restricted, which hides a "
             "correlation that is there: let stages.check add others"
         )
-    elif found.rho_of_best is not None and found.rho is not None:
+    elif found.rho_of_best is not None and found.predicts is not None:
         yield (
             f"among its best {found.num_best} alone ρ is {found.rho_of_best:.2f}, where the range "
-            f"is restricted; {found.n - found.num_best} are from the ranks below"
+            f"is restricted; from the ranks below it: {found.n - found.num_best}"
         )
     if found.rank_of_best is not None:
         yield (
