@@ -189,7 +189,7 @@ class SearchSpec(Configuration):
         base = self.model_dump(mode="json", include=set(Configuration.model_fields))
         changes: Mapping[str, Any] = {} if variant is None else self.variants[variant]
         if stage == "screen" and self.stages is not None:
-            changes = self.stages.changes
+            changes = self.stages.changes_of(self.training)
         if not changes:
             return base
         return Configuration.model_validate(merge(base, changes)).model_dump(mode="json")

@@ -8,7 +8,7 @@ from pydantic import Field, ValidationError
 from pgsearch.config.base import Config
 from pgsearch.config.merge import with_values
 from pgsearch.config.space import Dimension, expand
-from pgsearch.config.training import NO_AUGMENTATION
+from pgsearch.config.training import NO_AUGMENTATION, TrainingConfig
 from pgsearch.config.trial import Configuration, flatten
 
 if TYPE_CHECKING:
@@ -40,12 +40,13 @@ class Stages(Config):
         "predicts cannot be told from its best alone",
     )
 
-    @property
-    def changes(self) -> dict[str, Any]:
-        """The changes of the base, nested; features of a frozen trunk are not augmented."""
+    def changes_of(self, base: TrainingConfig) -> dict[str, Any]:
+        """Return the changes of a base, nested; one view of a frozen trunk is not augmented."""
         changes = self.screen.model_dump(mode="json")
-        if changes["training"].get("trunk") == "frozen":
-            changes["training"] = {**NO_AUGMENTATION, **changes["training"]}
+        training = changes["training"]
+        freezes = training.get("trunk", "trained") != "trained"
+        if freezes and training.get("views", base.views) == 1:
+            changes["training"] = {**NO_AUGMENTATION, **training}
         return changes
 
 
@@ -76,6 +77,18 @@ def stage_problems(spec: "SearchSpec") -> "Iterator[tuple[Location, str]]":
             rule = str(item["msg"]).removeprefix("Value error, ")
             yield ("stages", "screen", *item["loc"]), rule
         return
+    training = stages.screen.training
+    if (
+        spec.training.trunk != "trained"
+        and not spec.training.is_augmented
+        and training.get("trunk") == "trained"
+        and not NO_AUGMENTATION.keys() <= training.keys()
+    ):
+        yield (
+            ("stages", "screen", "training", "trunk"),
+            "a trained trunk over a frozen one would train without augmentation: say "
+            f"{', '.join(NO_AUGMENTATION)} too",
+        )
     if base == spec.base():
         yield ("stages", "screen"), "changes nothing: let it train fewer epochs, or a frozen trunk"
         return

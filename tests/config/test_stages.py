@@ -63,4 +63,9 @@ def test_a_screen_with_a_frozen_trunk_is_not_augmented_and_the_base_is() -> None
     assert (full.training.trunk, full.training.photometric) == ("trained", 0.5)
     assert screen.loss == full.loss
     assert full.configuration_id == search.trial(0, values).configuration_id
+    through = {"training": {"trunk": "frozen_through_layer3"}}
+    search = search.model_validate(
+        {**search.model_dump(mode="json"), "stages": {"screen": through, "best": 2}}
+    )
+    assert search.trial(0, {}, stage="screen").training.flip == 0.0
     assert search.bases() == [(None, "screen"), (None, "full")]
