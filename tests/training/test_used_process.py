@@ -163,8 +163,8 @@ def test_an_ended_trial_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -
     runs: list[weakref.ref[Any]] = []
 
     class Run(training._Run):
-        def __init__(self, trial: TrialSpec) -> None:
-            super().__init__(trial)
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
             runs.extend(map(weakref.ref, (self, self.network, self.optimiser, self.data)))
 
     monkeypatch.setattr(training, "_Run", Run)
