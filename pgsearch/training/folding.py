@@ -50,6 +50,8 @@ def folded(network: nn.Module) -> nn.Module:
 
 def foldable_pairs(network: nn.Module) -> Pairs:
     """Return the names of each convolution that one batch norm alone reads, and of that one."""
+    # Tracing leaves cycles behind that hold what was traced until the garbage collector comes.
+    network = copy.deepcopy(network).to("meta")
     try:
         graph = _Tracer().trace(network)
     # The tracer promises no type of error for a network that branches on what it computes.
