@@ -139,7 +139,6 @@ class _Run:
         self.trial = trial
         config = trial.training
         self.device = choose_device(config.device)
-        restart_peaks(self.device)
         if self.device.type == "cpu":
             torch.set_num_threads(trial.threads)
         self.precision = precision or resolve_precision(trial, self.device)
@@ -153,6 +152,7 @@ class _Run:
         self.classifier, self.network, self.inputs = self._build_network()
         self.loss = self._build_loss(epoch=1)  # a count that it cannot use is an error now
         self.optimiser = build_optimiser(self.network.parameters(), config)
+        restart_peaks(self.device)  # what one trial does for its node, all others do not need
         self.watch = FiniteWatch(self.device, trial.seed)
         self.sampler = self._build_sampler()
         self.drawn = np.empty(0, dtype=np.int64)  # by the sampler, for epochs to come

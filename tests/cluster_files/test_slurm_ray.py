@@ -25,7 +25,6 @@ seeds: [0, 1]
 
 
 @pytest.mark.cluster
-@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_search_goes_on_after_the_time_limit(tmp_path: Path) -> None:
     programs = tmp_path / "bin"

@@ -1,7 +1,4 @@
-"""Searches as jobs of real Ray nodes: stopped, gone on with, and left by whoever began them.
-
-What is not slow here is what CI runs on several nodes.
-"""
+"""Searches as jobs of real Ray nodes: stopped, gone on with, and left by whoever began them."""
 
 import json
 import os
@@ -74,7 +71,6 @@ def test_a_job_is_stopped_and_gone_on_with(terminal: Terminal) -> None:
     assert "stopped-r2 had ended already: SUCCEEDED" in terminal.run("stop", "stopped")[1]
 
 
-@pytest.mark.slow
 def test_a_job_outlives_who_submitted_it(terminal: Terminal) -> None:
     """And carries nothing of their environment but what they name."""
     search = terminal.search("outlives")
@@ -98,7 +94,6 @@ def test_a_job_outlives_who_submitted_it(terminal: Terminal) -> None:
     assert json.loads(asked.stdout) == {"RAY_JOB_STOP_WAIT_TIME_S": "40", "WANDB_API_KEY": "mine"}
 
 
-@pytest.mark.slow
 def test_two_searches_side_by_side_one_on_an_object_store(terminal: Terminal) -> None:
     on_disk = terminal.search("disk", SPEC.replace("max_concurrent: 2", "max_concurrent: 1"))
     in_store = terminal.search(  # on a node that is kept for it

@@ -15,7 +15,7 @@ import pytest
 from cluster.local import LocalCluster, Node
 from tests.search.searches import SPEC, SPY, Search, assert_whole, ended
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 GPU = "--num-gpus=1"
 SHADOW = """\
