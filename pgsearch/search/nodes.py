@@ -118,7 +118,7 @@ def require_inputs(nodes: Sequence[Node], paths: Sequence[str]) -> None:
     with _sent_as_code():
         answers = _ask(nodes, node_facts.node_sees, lambda _: (here, list(own)))
     wrong = []
-    for node in nodes:
+    for node in _without_ended(nodes, answers):
         answer = answers[node.node_id]
         if answer.error is not None:
             wrong.append(f"node {node}: {answer.error}")
