@@ -325,12 +325,7 @@ def _variant_problems(spec: SearchSpec) -> Iterator[tuple[Location, str]]:
                 yield ("variants", variant, *item["loc"]), _rule(item)
             continue
         training = spec.variants[variant].get("training", {})
-        if (
-            spec.training.trunk != "trained"
-            and not spec.training.is_augmented
-            and training.get("trunk") == "trained"
-            and not NO_AUGMENTATION.keys() <= training.keys()
-        ):
+        if spec.training.loses_augmentation(training):
             yield (
                 ("variants", variant, "training", "trunk"),
                 "a trained trunk over a frozen one would train without augmentation: say "

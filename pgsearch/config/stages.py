@@ -77,13 +77,7 @@ def stage_problems(spec: "SearchSpec") -> "Iterator[tuple[Location, str]]":
             rule = str(item["msg"]).removeprefix("Value error, ")
             yield ("stages", "screen", *item["loc"]), rule
         return
-    training = stages.screen.training
-    if (
-        spec.training.trunk != "trained"
-        and not spec.training.is_augmented
-        and training.get("trunk") == "trained"
-        and not NO_AUGMENTATION.keys() <= training.keys()
-    ):
+    if spec.training.loses_augmentation(stages.screen.training):
         yield (
             ("stages", "screen", "training", "trunk"),
             "a trained trunk over a frozen one would train without augmentation: say "

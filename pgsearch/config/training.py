@@ -83,6 +83,15 @@ class TrainingConfig(Config):
     )
     checkpoint_every: int = Field(1, ge=1, description="epochs between checkpoints")
 
+    def loses_augmentation(self, changes: Mapping[str, Any]) -> bool:
+        """Whether changes train the trunk again on what a frozen one made a single view of."""
+        return (
+            self.trunk != "trained"
+            and not self.is_augmented
+            and changes.get("trunk") == "trained"
+            and not NO_AUGMENTATION.keys() <= changes.keys()
+        )
+
     @property
     def cached_stages(self) -> int | None:
         """Stages after the stem whose last maps are cached; None: the whole backbone, or none."""
