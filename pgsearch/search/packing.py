@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from pgsearch.config import SearchSpec, TrialSpec
 from pgsearch.config.search import AUTO
-from pgsearch.search.placement import Node, Share, num_places
+from pgsearch.search.placement import Node, Share, count_places
 
 MOST_ON_A_GPU: Final = 8
 """Trials that a measured share places on one GPU, however small they are: its arithmetic and the
@@ -62,7 +62,7 @@ class Packing:
         wants_gpu = spec.training.device == "cuda" or (spec.training.device == "auto" and has_gpu)
         self._whole_gpus = float(wants_gpu)
         memories = [node.memory_bytes for node in holds_one if node.memory_bytes]
-        self._node_bytes = min(memories, default=0.0)
+        self._node_bytes = min(memories, default=math.inf)  # of workers that are still to come
         self._gpu_bytes = math.inf  # of the smallest GPU that was seen
         self._needs: dict[str, dict[str, float]] = {}
         """By kind, bytes of the GPU and of the node; a measurement holds both."""
@@ -117,7 +117,7 @@ class Packing:
             parts.append(
                 f"{need['memory_bytes'] / 1e9:.1f} GB of memory (memory_gb: {share.memory_gb:g})"
             )
-        return f"needs {' and '.join(parts)}: {num_places(nodes, share)} run at a time"
+        return f"needs {' and '.join(parts)}: {count_places(nodes, share)} run at a time"
 
     def _of(self, need: dict[str, float] | None) -> Share:
         gpus, memory_bytes = self._whole_gpus, self._node_bytes
@@ -126,8 +126,10 @@ class Packing:
             if need["gpu_bytes"] and gpus:
                 fit = self._gpu_bytes // (_MARGIN * need["gpu_bytes"])
                 gpus = share_of(max(1, min(MOST_ON_A_GPU, int(fit))))
+        if math.isinf(memory_bytes):
+            return self._concrete(gpus=gpus, memory_gb=None)
         # Rounded down, since no node has more than its whole memory.
-        return self._concrete(gpus=gpus, memory_gb=math.floor(memory_bytes / 1e7) / 100 or None)
+        return self._concrete(gpus=gpus, memory_gb=math.floor(memory_bytes / 1e7) / 100)
 
     def _concrete(self, *, gpus: float, memory_gb: float | None) -> Share:
         asked = self._asked

@@ -92,7 +92,7 @@ def num_places(nodes: Sequence[Node], share: Share) -> int:
 
     Raises UsageError where no single node holds one.
     """
-    places = sum(_places_on(node, share) for node in nodes)
+    places = count_places(nodes, share)
     if places:
         return places
     needs = _words(share, share.cpus, share.gpus, (share.memory_gb or 0) * 1e9, share.custom)
@@ -104,6 +104,11 @@ def num_places(nodes: Sequence[Node], share: Share) -> int:
         f"a trial needs {needs} on one node, and none has them: the largest, {largest}, has {has}; "
         "lower resources in the spec, or add a larger node"
     )
+
+
+def count_places(nodes: Sequence[Node], share: Share) -> int:
+    """Return how many trials these nodes hold at a time; 0 where no single node holds one."""
+    return sum(_places_on(node, share) for node in nodes)
 
 
 def holds_one(node: Node, share: Share) -> bool:

@@ -11,7 +11,7 @@ import re
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,12 @@ from pgsearch.errors import (
     PgsearchError,
     StorageError,
     TrialInterrupted,
+    UsageError,
 )
 from pgsearch.results import DriverWatch, EpochRecord, EpochWriter, Ledger, TrialRecord
 from pgsearch.search.control import Listener, SearchControl
 from pgsearch.search.packing import Packing
-from pgsearch.search.placement import Share, alive_nodes, num_at_a_time, num_places
+from pgsearch.search.placement import Node, Share, alive_nodes, count_places, num_at_a_time
 from pgsearch.search.study import SearchStudy
 from pgsearch.search.workers import Workers
 
@@ -170,7 +171,7 @@ class Adapter:
         share = self.packing.share(trial)
         self.placed[trial.number] = trial, share
         if self.packing.is_auto:
-            self.at_a_time = num_at_a_time(alive_nodes(), self.study.spec, share)
+            self._limit(alive_nodes(), share)
         self.listener.trial_started(self.study.records[trial.number])
         spec = self.study.spec
         # A trial of a screen keeps neither weights nor scores.
@@ -226,9 +227,15 @@ class Adapter:
         trial, occupied = self.placed[number]
         nodes = alive_nodes()
         if self.packing.learn(trial, report):
-            self.at_a_time = num_at_a_time(nodes, self.study.spec, self.packing.share(trial))
+            self._limit(nodes, self.packing.share(trial))
             self.listener.message(f"{trial.uid} {self.packing.in_words(trial, nodes)}")
-        return num_places(nodes, self.packing.share(trial)) > num_places(nodes, occupied)
+        return count_places(nodes, self.packing.share(trial)) > count_places(nodes, occupied)
+
+    def _limit(self, nodes: Sequence[Node], share: Share) -> None:
+        """Let no more trials of a share be placed than there is room for."""
+        # A cluster whose nodes have just gone, or are still to come, is waited for.
+        with contextlib.suppress(UsageError):
+            self.at_a_time = num_at_a_time(nodes, self.study.spec, share)
 
     def _interrupted(self, number: int, reason: str) -> None:
         """Take notice of a trial that ended before its time without fault: it will go on."""
@@ -276,6 +283,7 @@ class Adapter:
             self.control.storage_error = str(error)
 
     def _ended(self, record: TrialRecord) -> None:
+        self.placed.pop(record.number, None)
         self.study.remove_checkpoints(record.number)
         self.listener.trial_ended(record)
 

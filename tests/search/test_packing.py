@@ -112,6 +112,18 @@ def test_a_gpu_is_asked_for_where_one_is_wanted_and_there(
     assert Packing(search, [NODE._replace(gpus=gpus)]).at_first() == Share(gpus=asked)
 
 
+def test_nodes_that_are_gone_or_still_to_come_are_no_error() -> None:
+    search = spec(resources=AUTO, max_concurrent=4)
+    head = NODE._replace(cpus=0, gpus=0, grows=True)
+    packing = Packing(search, [head])
+    trial = search.trial(0, {})
+    assert packing.share(trial) == Share(gpus=1, memory_gb=None)
+    packing.learn(trial, need(gpu_gb=15, memory_gb=2))
+    assert packing.share(trial).memory_gb is not None
+    assert packing.in_words(trial, [head]).endswith(": 0 run at a time")
+    assert packing.in_words(trial, [NODE]).endswith(": 8 run at a time")
+
+
 def test_numbers_stay_as_they_are() -> None:
     search = spec(resources={"cpus": 2, "gpus": 0.5, "memory_gb": 3, "custom": {"deadline": 1}})
     packing = Packing(search, [NODE])
