@@ -17,12 +17,12 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pgsearch.provenance import provenance, utc_now
+from measure import keep
+
 from pgsearch.results import Ledger, read_epochs
 
 HERE = Path(__file__).parent
 SPEC = str(HERE.parent / "search_spaces" / "digits_pg.yaml")
-RESULT = HERE / "results" / "against_tune.json"
 SHORT = ("training.epochs=1", "training.decay_epochs=[]", "pruner={name: none}", "points=[]")
 SEARCH = (
     "training.epochs=8", "training.decay_epochs=[6]", "training.iterations_per_epoch=18",
@@ -67,10 +67,7 @@ def main() -> None:
         for side in alternating(sides, seed):
             searched[side].append(sides[side](16, seed, SEARCH))
     rows = [*throughput(short), *found(searched)]
-    ran = {fact: value for fact, value in provenance().items() if fact != "host"}
-    report = {"utc": utc_now().isoformat(), "provenance": ran, "rounds": rounds, "trials": trials,
-              "seeds": seeds, "rows": rows}  # fmt: skip
-    RESULT.write_text(json.dumps(report, indent=1) + "\n")
+    keep(__file__, rows, rounds=rounds, trials=trials, seeds=seeds)
     for row in rows:
         print(f"{row['name']:62} {row['value']:9.2f} {row['unit']:15} {row['ratio']:6.2f} x peer "
               f"({row['ratio_low']:.2f}..{row['ratio_high']:.2f})")  # fmt: skip

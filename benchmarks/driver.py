@@ -8,7 +8,6 @@ epoch) and tell (the trial's row, and which checkpoints stay). Its epochs are wr
 would, which is not counted. In the end another process takes the search up again.
 """
 
-import json
 import math
 import random
 import statistics
@@ -21,10 +20,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from measure import keep
 from reading import record
 
 from pgsearch.config import SearchSpec, TrialSpec, load_spec
-from pgsearch.provenance import provenance, utc_now
 from pgsearch.results import EpochRecord, EpochWriter, Ledger
 from pgsearch.search.study import SearchStudy
 
@@ -32,7 +31,6 @@ EPOCHS, STRETCH, AT_A_TIME = 8, 500, 4
 PARTS = ("ask", "observe", "tell")
 Running: TypeAlias = list[tuple[TrialSpec, EpochWriter]]
 HERE = Path(__file__).parent
-RESULT = HERE / "results" / "driver.json"
 RESUME = """
 import sys, time
 from pathlib import Path
@@ -53,17 +51,14 @@ def main() -> None:
         command = [sys.executable, "-c", RESUME, folder, str(num_trials)]
         said = subprocess.run(command, cwd=HERE, check=True, capture_output=True, text=True).stdout
     resume_seconds, resume_megabytes = map(float, said.split())
-    ran = {fact: value for fact, value in provenance().items() if fact != "host"}
-    report = {
-        "utc": utc_now().isoformat(),
-        "provenance": ran,
-        "trials": num_trials,
-        "seconds": seconds,
-        "resume_seconds": resume_seconds,
-        "resume_megabytes": resume_megabytes,
-        "rows": rows,
-    }
-    RESULT.write_text(json.dumps(report, indent=1) + "\n")
+    keep(
+        __file__,
+        rows,
+        trials=num_trials,
+        seconds=seconds,
+        resume_seconds=resume_seconds,
+        resume_megabytes=resume_megabytes,
+    )
     for row in rows:
         print(f"{row['trials']:14} {row['milliseconds']:6.1f} ms a trial: ask {row['ask']:5.1f}, "
               f"observe {row['observe']:4.1f}, tell {row['tell']:4.1f}  {row['ratio']:.2f} x first "

@@ -68,7 +68,14 @@ def compared(
 
 
 def write(script: str, rows: Sequence[Mapping[str, Any]], **facts: object) -> None:
-    """Print the rows of a benchmark, and keep them under its name with what made them.
+    """Print the rows of a benchmark, and `keep` them."""
+    keep(script, rows, **facts)
+    for row in rows:
+        print("  ".join(f"{key}={_short(value)}" for key, value in row.items()))
+
+
+def keep(script: str, rows: Sequence[Mapping[str, Any]], **facts: object) -> None:
+    """Keep the rows of a benchmark under its name with what made them.
 
     Args:
         script: path of the benchmark.
@@ -81,8 +88,6 @@ def write(script: str, rows: Sequence[Mapping[str, Any]], **facts: object) -> No
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{Path(script).stem}.json"
     path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
-    for row in rows:
-        print("  ".join(f"{key}={_short(value)}" for key, value in row.items()))
 
 
 def cores() -> int:

@@ -8,23 +8,21 @@ minutes on two cores. The two differ by more than chance where the 95 % interval
 difference leaves out zero; its size counts beside the standard deviation over seeds.
 """
 
-import json
 import os
 import statistics
 from pathlib import Path
 from typing import Any
 
+from measure import keep
 from scipy import stats
 
 from pgsearch.config import SearchSpec, TrialSpec, load_spec
-from pgsearch.provenance import provenance, utc_now
 from pgsearch.results import EpochRecord
 from pgsearch.training.fit import fit
 from pgsearch.training.precision import PRECISIONS, Precision, with_precision
 
 SEEDS = range(1, 6)
 ROOT = Path(__file__).parent
-RESULT = ROOT / "results" / "precision.json"
 BASES = {"digits": "digits.yaml", "voc_mini": "voc_mini_frozen.yaml"}
 
 
@@ -42,9 +40,7 @@ def main() -> None:
             ),
             flush=True,
         )
-    ran = {fact: value for fact, value in provenance().items() if fact != "host"}
-    report = {"utc": utc_now().isoformat(), "provenance": ran, "rows": rows}
-    RESULT.write_text(json.dumps(report, indent=1) + "\n")
+    keep(__file__, rows)
 
 
 def search_of(base: str) -> SearchSpec:

@@ -20,9 +20,10 @@ from typing import Any
 
 import torch
 import yaml
+from measure import keep
 
 from pgsearch.config import load_spec
-from pgsearch.provenance import provenance, utc_now
+from pgsearch.provenance import utc_now
 from pgsearch.results import Ledger
 from pgsearch.results.schema import TrialState
 from pgsearch.training.checkpoint import Checkpoints
@@ -30,7 +31,6 @@ from pgsearch.training.fit import fit
 
 TRIALS, AT_A_TIME, REPEATS = 60, 2, 3
 ROOT = Path(__file__).parent.parent
-RESULT = Path(__file__).parent / "results" / "screening.json"
 
 
 def main() -> None:
@@ -41,9 +41,7 @@ def main() -> None:
     for name in runs[0]:
         row[name] = statistics.median(run[name] for run in runs)
         row[f"{name}_range"] = [min(run[name] for run in runs), max(run[name] for run in runs)]
-    ran = {fact: value for fact, value in provenance().items() if fact != "host"}
-    report = {"utc": utc_now().isoformat(), "provenance": ran, "rows": [row]}
-    RESULT.write_text(json.dumps(report, indent=1) + "\n")
+    keep(__file__, [row])
     print(json.dumps(row, indent=1))
 
 

@@ -8,7 +8,6 @@ Plain TPE is Optuna's with every parameter by itself. For one seed all three beg
 random trials, which are trained once.
 """
 
-import json
 import multiprocessing
 import os
 import statistics
@@ -20,10 +19,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from measure import keep
 from scipy import stats
 
 from pgsearch.config import SearchSpec, TrialSpec, load_spec
-from pgsearch.provenance import provenance, utc_now
 from pgsearch.results import EpochRecord, EpochWriter, Ledger
 from pgsearch.search.study import SearchStudy
 from pgsearch.training.checkpoint import Checkpoints
@@ -31,7 +30,6 @@ from pgsearch.training.fit import fit
 
 HERE = Path(__file__).parent
 SPEC = HERE.parent / "search_spaces" / "digits_pg.yaml"
-RESULT = HERE / "results" / "search_efficiency.json"
 TPE = "name: tpe, n_startup_trials: 10"
 SAMPLERS = {
     "random search": "name: random",
@@ -53,10 +51,7 @@ def main() -> None:
     rows = [
         row for n in sorted({10, 20, trials} & {*range(trials + 1)}) for row in compare(curves, n)
     ]
-    ran = {fact: value for fact, value in provenance().items() if fact != "host"}
-    report = {"utc": utc_now().isoformat(), "provenance": ran, "seeds": seeds, "trials": trials,
-              "rows": rows}  # fmt: skip
-    RESULT.write_text(json.dumps(report, indent=1) + "\n")
+    keep(__file__, rows, seeds=seeds, trials=trials)
     for row in rows:
         print(f"{row['name']:20} after {row['after_trials']:3} trials  {row['value']:.2f} "
               f"({row['low']:.2f}..{row['high']:.2f})  default minus it {row['difference']:+.2f} "
