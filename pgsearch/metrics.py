@@ -30,12 +30,23 @@ def average_precision_per_class(scores_NC: npt.ArrayLike, targets_NC: npt.ArrayL
     scores = np.asarray(scores_NC, dtype=np.float64)
     targets = np.asarray(targets_NC)
     _check_scored(scores, targets)
-    from sklearn.metrics import average_precision_score
-
     average_precisions_C = np.full(scores.shape[1], np.nan)
     for index in np.flatnonzero(targets.any(axis=0)):
-        average_precisions_C[index] = average_precision_score(targets[:, index], scores[:, index])
+        average_precisions_C[index] = _average_precision(
+            scores[:, index], targets[:, index].astype(bool)
+        )
     return average_precisions_C
+
+
+def _average_precision(scores_N: Floats, is_positive_N: npt.NDArray[np.bool_]) -> float:
+    """Mean, over the positive images, of the precision among all that score as high."""
+    order_N = np.argsort(-scores_N)
+    sorted_N, hits_N = scores_N[order_N], is_positive_N[order_N].cumsum()
+    is_last_of_ties_N = np.append(sorted_N[1:] != sorted_N[:-1], True)
+    found_T = np.flatnonzero(is_last_of_ties_N) + 1  # images at or above each distinct score
+    hits_T = hits_N[found_T - 1]
+    new_hits_T = np.diff(hits_T, prepend=0)
+    return float((new_hits_T * hits_T / found_T).sum() / hits_T[-1])
 
 
 def f1_scores(scores_NC: npt.ArrayLike, targets_NC: npt.ArrayLike) -> dict[str, float]:

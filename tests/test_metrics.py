@@ -64,6 +64,18 @@ def test_average_precision_is_its_definition(case):
     np.testing.assert_allclose(found_C, expected_C, rtol=0, atol=1e-12)
 
 
+@given(scored_images())
+@settings(max_examples=50, deadline=None)
+def test_average_precision_is_that_of_scikit_learn(case):
+    from sklearn.metrics import average_precision_score
+
+    scores_NC, targets_NC = case
+    found_C = average_precision_per_class(scores_NC, targets_NC)
+    for c in np.flatnonzero(targets_NC.any(axis=0)):
+        expected = average_precision_score(targets_NC[:, c], scores_NC[:, c])
+        assert found_C[c] == pytest.approx(expected, rel=0, abs=1e-12)
+
+
 def test_average_precision_by_hand():
     scores_NC = np.array([[4, 1], [3, 1], [2, 1], [1, 1]], dtype=np.float32)
     targets_NC = np.array([[1, 0], [0, 1], [1, 0], [0, 0]], dtype=bool)
