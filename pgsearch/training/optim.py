@@ -1,16 +1,32 @@
 """SGD and its schedule: linear warm-up, then steps down."""
 
+import inspect
 from collections.abc import Iterable
 
 import torch
 from torch import nn
+from torch.optim import SGD
 
 from pgsearch.config.training import TrainingConfig
 
 
-def build_optimiser(parameters: Iterable[nn.Parameter], config: TrainingConfig) -> torch.optim.SGD:
+class _EagerSGD(SGD):
+    """SGD that leaves torch's compiler alone.
+
+    torch wraps these methods for the case that they are compiled, and so imports Dynamo when one
+    is first called: a second and 90 MB of every process. Nothing here compiles them.
+    """
+
+    add_param_group = inspect.unwrap(SGD.add_param_group)
+    zero_grad = inspect.unwrap(SGD.zero_grad)
+    state_dict = inspect.unwrap(SGD.state_dict)
+    load_state_dict = inspect.unwrap(SGD.load_state_dict)
+    step = torch.no_grad()(inspect.unwrap(SGD.step))
+
+
+def build_optimiser(parameters: Iterable[nn.Parameter], config: TrainingConfig) -> SGD:
     """Return SGD over the parameters that are trained."""
-    return torch.optim.SGD(
+    return _EagerSGD(
         [parameter for parameter in parameters if parameter.requires_grad],
         lr=config.learning_rate,
         momentum=config.momentum,
