@@ -21,7 +21,7 @@ class Listener(Protocol):
         """Take notice of something that the user should know."""
 
     def epoch_recorded(self, record: TrialRecord, row: Mapping[str, Any]) -> None:
-        """Take notice of an epoch: `epoch`, and `REPORTED_COLUMNS` of its row in the ledger."""
+        """Take notice of an epoch: `epoch`, and `trainable.REPORTED_COLUMNS` of its row."""
 
     def trial_ended(self, record: TrialRecord) -> None:
         """Take notice of a trial that is complete, pruned or failed."""

@@ -12,7 +12,7 @@ import pytest
 
 from pgsearch.config import SearchSpec, TrialSpec
 from pgsearch.results import DriverLease, EpochWriter, Ledger, TrialState
-from pgsearch.search import tune
+from pgsearch.search import trainable, tune
 from pgsearch.search.control import SearchControl
 from pgsearch.search.packing import Packing
 from pgsearch.search.study import SearchStudy
@@ -131,10 +131,10 @@ def test_trials_in_their_workers_are_bounded(
             if not adapter.take_report(config["number"], facts):
                 raise Ended
 
-        monkeypatch.setattr(tune.tune, "report", report)
+        monkeypatch.setattr(trainable.tune, "report", report)
         while isinstance(config := adapter.place(str(next(numbers))), dict):
             with contextlib.suppress(Ended):
-                tune.train_trial(config)
+                trainable.train_trial(config)
             adapter.running.clear()
             assert num_checkpoints(ledger) <= search.keep_checkpoints * per_trial
     assert adapter.control.reason_to_fail is None
@@ -165,13 +165,13 @@ def test_only_the_newest_attempt_of_a_trial_writes_its_best_epoch(
         reported.append(facts)
         ledger.claim_attempt(0)  # another worker takes it over
 
-    monkeypatch.setattr(tune.tune, "report", report)
+    monkeypatch.setattr(trainable.tune, "report", report)
     with DriverLease(ledger.storage) as lease:
         ledger.begin(search)
         study = SearchStudy(search, ledger)
         config = adapter_of(study, ledger, lease).place("0")
         assert isinstance(config, dict)
-        tune.train_trial(config)
+        trainable.train_trial(config)
     assert [facts.get("epoch", "interrupted") for facts in reported] == [1, "interrupted"]
     state = Checkpoints(ledger.best_file(0)).load()
     assert state is not None
