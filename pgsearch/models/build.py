@@ -1,12 +1,13 @@
 """From the configuration of a model to the model."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from pgsearch.config.model import ModelConfig
 from pgsearch.models import weights as weight_files
@@ -125,7 +126,7 @@ def check_model(
     With `class_names` the word vectors are read, and the classes that lack one are named; without,
     only the first line of their file is. With `cached_stages`, also what `after_stages` would.
     """
-    with torch.device("meta"):
+    with torch.device("meta"), _NothingDrawn():
         classifier = build_model_to_load(config, num_classes=1)
     if cached_stages is not None:
         after_stages(classifier, config, cached_stages)
@@ -136,6 +137,19 @@ def check_model(
         check_word_vectors(config.word_vectors)
     else:
         read_word_vectors(config.word_vectors, class_names)
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """Skips normal draws, for which tensors without values would import torch's compiler: 1 s."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func is torch.Tensor.normal_:
+            return args[0]
+        if func is nn.init.normal_:
+            return kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def model_statistics(config: ModelConfig) -> tuple[Triple, Triple]:

@@ -67,17 +67,18 @@ def test_weights_are_drawn_from_the_global_random_stream():
         assert not torch.equal(first_weights(3, name), first_weights(4, name))
 
 
-def test_digits_resnet_imports_neither_torchvision_nor_timm():
+def test_digits_resnet_imports_neither_torchvision_nor_timm_nor_a_compiler():
     code = (
         "import sys\n"
         "from pgsearch.config.model import ModelConfig\n"
         "from pgsearch.models import build_model, build_trunk, input_statistics, check_weights\n"
+        "from pgsearch.models.build import check_model\n"
         "config = ModelConfig(backbone='digits_resnet', weights='random')\n"
         "build_model(config, class_names='abc', train_targets_NC=None)\n"
         "build_trunk(config)\n"
         "input_statistics('digits_resnet'); check_weights('digits_resnet', None)\n"
-        "import pgsearch.metrics\n"
-        "print({'torchvision', 'timm', 'sklearn'} & set(sys.modules))\n"
+        "check_model(config)\n"
+        "print({'torchvision', 'timm', 'torch._dynamo'} & set(sys.modules))\n"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "set()"
