@@ -182,7 +182,7 @@ def train(
     trial = search.trial(0, {}, variant)
 
     from pgsearch.results import Ledger
-    from pgsearch.search.run import prepare_data
+    from pgsearch.search.inputs import prepare_data
     from pgsearch.training.fit import fit
 
     with (

@@ -3,50 +3,37 @@
 import contextlib
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Literal
 
 from pgsearch.config import SearchSpec
-from pgsearch.config.trial import Stage
-from pgsearch.data.build import build_dataset
-from pgsearch.data.dataset import SPLITS, MultiLabelDataset
 from pgsearch.errors import (
     EXIT_DONE,
     EXIT_INTERRUPTED,
     EXIT_NOTHING_COMPLETED,
     EXIT_SOME_FAILED,
-    IncompatibleResume,
-    InvalidSpec,
     StorageError,
     UsageError,
 )
-from pgsearch.models.build import check_model, model_files, weights_fingerprint
 from pgsearch.results import DriverLease, Ledger, TrialState
 from pgsearch.results.read import keep_beside
 from pgsearch.results.storage import Storage, absolute_storage
 from pgsearch.search.connection import cluster, cluster_address, own_ray
 from pgsearch.search.control import Listener, SearchControl
+from pgsearch.search.inputs import (
+    Progress,
+    input_paths,
+    needs_features,
+    prepare_data,
+    require_same_inputs,
+    require_splits,
+)
 from pgsearch.search.packing import Packing
 from pgsearch.search.placement import alive_nodes, holds_one, num_at_a_time
 from pgsearch.search.signals import StopSignals
 from pgsearch.search.study import SearchStudy
-from pgsearch.training.device import choose_device
-from pgsearch.training.features import cached_features
-
-Progress: TypeAlias = Callable[[int, int], None]
-Base: TypeAlias = tuple[str | None, Stage | None]
-"""Variant and stage."""
-
-
-class Inputs(NamedTuple):
-    """What a variant, in a stage, is trained on."""
-
-    data_fingerprint: str
-    weights_fingerprint: str
-    splits: frozenset[str]
-    """Those that have images."""
 
 
 @dataclass(frozen=True)
@@ -115,19 +102,23 @@ def run_search(
     storage = absolute_storage(results)
     ledger = Ledger(storage.at(spec.name))
     address = cluster_address(options.address)
+    features_on = _device_of_trials(spec)
     with StopSignals() as signals, contextlib.ExitStack() as connection:
         if address is not None:
             connection.enter_context(cluster(address))
             signals.install()  # again: Ray took SIGTERM
-            _require_fit_cluster(spec, storage)
-        inputs = prepare_data(spec, data_progress, feature_progress)
-        _require_splits(spec, inputs)
+            if not _require_fit_cluster(spec, storage):
+                features_on = None
+                if needs_features(spec):
+                    listener.message("the first trial on a node computes the trunk's features")
+        inputs = prepare_data(spec, data_progress, feature_progress, features_on=features_on)
+        require_splits(spec, inputs)
         ledger.require_own_place()
         with DriverLease(ledger.storage, on_waiting=listener.message) as lease:
             ledger.drive_as(lease.number)
             ledger.begin(spec, forked_from=options.fork_of)
             study = SearchStudy(spec, ledger)
-            _require_same_inputs(spec, study, inputs)
+            require_same_inputs(spec, study.inputs, inputs)
             study.remove_checkpoints()  # that a kill left
             _say_what_a_fork_knows(ledger, study, listener)
             _retry(spec, study, options.retry)
@@ -149,25 +140,24 @@ def run_search(
     return Outcome(ledger.url, dict(counts), num_trials, study.unfinished)
 
 
-def _require_fit_cluster(spec: SearchSpec, storage: Storage) -> None:
-    from pgsearch.search.nodes import require_fit_nodes, require_inputs  # after Ray's settings
+def _require_fit_cluster(spec: SearchSpec, storage: Storage) -> bool:
+    """Prove that the nodes can take part; return whether trials may run on this one."""
+    import ray  # after its settings
+
+    from pgsearch.search.nodes import require_fit_nodes, require_inputs
 
     nodes = alive_nodes()
     share = Packing(spec, nodes).at_first()
     num_at_a_time(nodes, spec, share)
     require_fit_nodes(storage)
-    require_inputs([node for node in nodes if holds_one(node, share)], _input_paths(spec))
+    able = [node for node in nodes if holds_one(node, share)]
+    require_inputs(able, input_paths(spec))
+    return ray.get_runtime_context().get_node_id() in {node.node_id for node in able}
 
 
-def _input_paths(spec: SearchSpec) -> list[str]:
-    """Return the files and folders that trials are trained on."""
-    paths: dict[str, None] = {}
-    for variant, stage in spec.bases():
-        trial = spec.trial(0, {}, variant, stage=stage)
-        if trial.data.name == "manifest":
-            paths |= dict.fromkeys(filter(None, [trial.data.manifest, trial.data.root]))
-        paths |= dict.fromkeys(model_files(trial.model))
-    return list(paths)
+def _device_of_trials(spec: SearchSpec) -> Literal["auto", "cpu"] | None:
+    """Return the device that features are looked for on: Ray hides GPUs from who asks for none."""
+    return "auto" if spec.resources.gpus else "cpu"
 
 
 def _run_trials(
@@ -231,73 +221,3 @@ def _retry(spec: SearchSpec, study: SearchStudy, wanted: Sequence[int] | None) -
         )
     for number in wanted or failed:
         study.retry(number)
-
-
-def prepare_data(
-    spec: SearchSpec,
-    data_progress: Progress | None = None,
-    feature_progress: Progress | None = None,
-    *,
-    bases: Sequence[Base] | None = None,
-) -> dict[Base, Inputs]:
-    """Build every data set of a search in this machine's cache and check its weights.
-
-    So that trials find them there, and a user learns of bad data before any trial starts. Features
-    of a frozen trunk are computed here too; on other nodes of a cluster their first trial does it.
-
-    Args:
-        spec: the search.
-        data_progress: called with the number of images that are decoded and that there are.
-        feature_progress: the same for features.
-        bases: of which variants and stages; None is all that the spec has.
-
-    Returns:
-        What was found, by variant and stage.
-
-    Raises:
-        InvalidData: images, labels or weights break a rule.
-    """
-    known: dict[str, MultiLabelDataset] = {}
-    inputs: dict[Base, Inputs] = {}
-    for variant, stage in spec.bases() if bases is None else bases:
-        configuration = spec.trial(0, {}, variant, stage=stage)
-        settings = configuration.data.model_dump_json()
-        if settings not in known:
-            known[settings] = build_dataset(configuration.data, progress=data_progress)
-            known[settings].check()
-        data = known[settings]
-        training = configuration.training
-        check_model(configuration.model, data.class_names, cached_stages=training.cached_stages)
-        if training.trunk != "trained":
-            device = choose_device(training.device)
-            cached_features(configuration, data, device, progress=feature_progress)
-        splits = frozenset(name for name in SPLITS if data.split(name).num_images)
-        weights = weights_fingerprint(configuration.model)
-        inputs[variant, stage] = Inputs(data.fingerprint, weights, splits)
-    return inputs
-
-
-def _require_splits(spec: SearchSpec, inputs: Mapping[Base, Inputs]) -> None:
-    problems = [
-        f"{spec.name}: the objective is on {objective.split}, and the data has no images of it: "
-        "set data.validation_fraction above 0, or objective: {split: test}"
-        for objective in spec.objective
-        if any(objective.split not in found.splits for found in inputs.values())
-    ]
-    if problems:
-        raise InvalidSpec(problems)
-
-
-def _require_same_inputs(
-    spec: SearchSpec, study: SearchStudy, inputs: Mapping[Base, Inputs]
-) -> None:
-    """Refuse to go on with other images, labels or weights than the recorded epochs had."""
-    if any(path.startswith(("data.", "model.")) for path in spec.space):
-        return  # each trial has its own
-    for base, recorded in study.inputs.items():
-        for i, what in enumerate(("images or labels", "initial weights")):
-            if {fingerprints[i] for fingerprints in recorded} != {inputs[base][i]}:
-                raise IncompatibleResume(
-                    f"{spec.name}: the {what} are not those that its recorded epochs were trained "
-                    "with; restore them to continue it, or start another search with name=…"
-                )

@@ -4,11 +4,14 @@ import csv
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from pgsearch.cli.progress import SearchProgress
 from pgsearch.errors import InvalidData, InvalidSpec
-from pgsearch.search.run import prepare_data, run_search
+from pgsearch.models.backbones import build_backbone
+from pgsearch.search.inputs import needs_features, prepare_data
+from pgsearch.search.run import run_search
 from tests.records import grid
 
 
@@ -50,3 +53,22 @@ def test_words_that_ml_gcn_lacks_are_named(manifest: Path, tmp_path: Path) -> No
     )  # fmt: skip
     with pytest.raises(InvalidData, match=r"glove\.txt.*dog"):
         prepare_data(search)
+
+
+def test_features_are_computed_where_trials_look_for_them(manifest: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "trunk.pth"
+    torch.save(build_backbone("digits_resnet").network.state_dict(), weights)
+    search = grid(
+        data=data(manifest, 0.25),
+        model={"backbone": "digits_resnet", "weights": str(weights)},
+        training={"trunk": "frozen", "photometric": 0, "crop_min": 1.0, "flip": 0},
+    )
+
+    def features() -> set[Path]:
+        return set((tmp_path / "cache").glob("features-*"))
+
+    assert needs_features(search)
+    prepare_data(search, features_on=None)
+    assert not features()
+    prepare_data(search, features_on="cpu")
+    assert features()
