@@ -128,16 +128,8 @@ def run_search(
                     _run_trials(spec, ledger, study, control, listener, signals)
                 if not study.unfinished:
                     _keep_beside(ledger, listener)
-    if control.reason_to_fail is not None:
-        raise StorageError(control.reason_to_fail)
-    if control.ray_lost is not None:
-        listener.message(f"{control.ray_lost}; what runs ends here")
-    elif study.unfinished and not control.stop_requested:
-        raise RuntimeError("Ray Tune ended before all trials did; repeat the command to go on")
-    retried = {record.retry_of for record in study.records.values()}
-    counts = Counter(r.state for r in study.records.values() if r.number not in retried)
-    num_trials = spec.num_trials + sum(r.retry_of is not None for r in study.records.values())
-    return Outcome(ledger.url, dict(counts), num_trials, study.unfinished)
+    _require_good_end(study, control, listener)
+    return _outcome(spec, ledger, study)
 
 
 def _require_fit_cluster(spec: SearchSpec, storage: Storage) -> bool:
@@ -183,6 +175,22 @@ def _run_trials(
     limit = num_at_a_time(nodes, spec, packing.at_most_packed())
     with tempfile.TemporaryDirectory(prefix="pgsearch-tune-") as scratch:
         adapter.tuner(spec, max_concurrent=limit, scratch=Path(scratch)).fit()
+
+
+def _require_good_end(study: SearchStudy, control: SearchControl, listener: Listener) -> None:
+    if control.reason_to_fail is not None:
+        raise StorageError(control.reason_to_fail)
+    if control.ray_lost is not None:
+        listener.message(f"{control.ray_lost}; what runs ends here")
+    elif study.unfinished and not control.stop_requested:
+        raise RuntimeError("Ray Tune ended before all trials did; repeat the command to go on")
+
+
+def _outcome(spec: SearchSpec, ledger: Ledger, study: SearchStudy) -> Outcome:
+    retried = {record.retry_of for record in study.records.values()}
+    counts = Counter(r.state for r in study.records.values() if r.number not in retried)
+    num_trials = spec.num_trials + sum(r.retry_of is not None for r in study.records.values())
+    return Outcome(ledger.url, dict(counts), num_trials, study.unfinished)
 
 
 def _keep_beside(ledger: Ledger, listener: Listener) -> None:
