@@ -21,16 +21,8 @@ from pgsearch.losses.baselines import (
     ldam_margin,
     rw_loss,
 )
-from pgsearch.losses.output import LossOutput
-from pgsearch.losses.pg import (
-    FACTOR_NAMES,
-    Bias,
-    Factor,
-    Factors,
+from pgsearch.losses.equations import (
     FocalLogit,
-    Focusing,
-    FocusingMode,
-    PGLoss,
     apaf_loss,
     bce_loss,
     class_bias,
@@ -39,6 +31,16 @@ from pgsearch.losses.pg import (
     pg_loss,
     pr_loss,
 )
+from pgsearch.losses.factors import (
+    FACTOR_NAMES,
+    Bias,
+    Factor,
+    Factors,
+    Focusing,
+    FocusingMode,
+)
+from pgsearch.losses.output import LossOutput
+from pgsearch.losses.pg import PGLoss
 from pgsearch.losses.reweighted import (
     LabelWeighting,
     Rebalance,

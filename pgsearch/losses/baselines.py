@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
+from pgsearch.losses.equations import bce_loss, focal_loss
 from pgsearch.losses.numerics import at_least_float32
 from pgsearch.losses.output import LossOutput
-from pgsearch.losses.pg import bce_loss, focal_loss
 from pgsearch.losses.reweighted import (
     LabelWeighting,
     Weighting,

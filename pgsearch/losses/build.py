@@ -21,7 +21,8 @@ from pgsearch.config.loss import (
     RWLossConfig,
 )
 from pgsearch.losses.baselines import ASLLoss, CBFocalLoss, LDAMLoss, RWLoss
-from pgsearch.losses.pg import Bias, Factor, Factors, Focusing, PGLoss
+from pgsearch.losses.factors import Bias, Factor, Factors, Focusing
+from pgsearch.losses.pg import PGLoss
 from pgsearch.losses.reweighted import Rebalance
 
 NO_BIAS = Bias(kappa=0.0)
