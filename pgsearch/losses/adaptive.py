@@ -7,13 +7,14 @@ Source: D. Lin, "Probability Guided Loss for Long-Tailed Multi-Label Image Class
 AAAI 2023, doi:10.1609/aaai.v37i2.25244.
 """
 
+import math
 from typing import Final
 
 import torch
 from torch import Tensor
 
 from pgsearch.class_groups import GROUPS
-from pgsearch.losses.numerics import at_least_float32
+from pgsearch.losses.numerics import at_least_float32, in_dtype
 
 RATIO_EXPONENTS: Final = {
     "lambda1_neg": -1,
@@ -39,9 +40,7 @@ in float64, so that a result does not depend on the precision.
 """
 
 
-def batch_probabilities(
-    logits_BC: Tensor, targets_BC: Tensor, class_groups_C: Tensor
-) -> tuple[Tensor, Tensor]:
+def batch_probabilities(logits_BC: Tensor, targets_BC: Tensor, class_groups_C: Tensor) -> Tensor:
     """Mean probability p̄⁺ of the positive and p̄⁻ of the negative labels of each class.
 
     Eqs. 6 and 7, where the negative probability is 1 − σ(z), the probability that a negative label
@@ -56,39 +55,47 @@ def batch_probabilities(
         class_groups_C: integer index into `GROUPS` of each class.
 
     Returns:
-        `(p_pos_C, p_neg_C)` in [0, 1], at least float32, constants for the gradient.
+        p̄⁺ and p̄⁻, `[2, C]` in [0, 1], at least float32, constants for the gradient.
     """
     z_BC = at_least_float32(logits_BC.detach())
-    y_BC = targets_BC.to(z_BC.dtype)
-    # Of each label, the probability that it is what it is: 1 − σ(z) = σ(−z) without cancellation.
-    p_BC = torch.lerp(-z_BC, z_BC, y_BC).sigmoid()
-    label_2BC = torch.stack([y_BC, 1 - y_BC])
-    count_2C = label_2BC.sum(dim=1)
-    sum_2C = (label_2BC * p_BC).sum(dim=1)
-    p_pos_C, p_neg_C = _fill_absent(
-        sum_2C / count_2C.clamp(min=1), present_2C=count_2C > 0, class_groups_C=class_groups_C
-    )
-    return p_pos_C, p_neg_C
+    y_BC = in_dtype(targets_BC.detach(), z_BC.dtype)
+    p_2C = known_probabilities(z_BC, y_BC, class_groups_C, class_mask(class_groups_C, z_BC.dtype))
+    return torch.where(p_2C.isnan(), p_2C.flip(0), p_2C)
 
 
-def _fill_absent(p_2C: Tensor, *, present_2C: Tensor, class_groups_C: Tensor) -> Tensor:
-    """Replace what is 0 for want of labels by the mean of the group, or else the other row."""
-    groups_G1 = torch.arange(len(GROUPS), device=p_2C.device)[:, None]
-    member_GC = class_groups_C == groups_G1
-    sum_2G = (member_GC * p_2C[:, None]).sum(dim=-1)
-    count_2G = (member_GC & present_2C[:, None]).sum(dim=-1)
-    mean_2C = (sum_2G / count_2G).index_select(
-        1, class_groups_C
-    )  # NaN in a group where all are absent
-    absent_2C = torch.where(mean_2C.isnan(), p_2C.flip(0), mean_2C)
-    return torch.where(present_2C, p_2C, absent_2C)
-
-
-def probability_ratio(
-    p_pos_C: Tensor, p_neg_C: Tensor, *, max_ratio: float | None = None
+def known_probabilities(
+    z_BC: Tensor, y_BC: Tensor, class_groups_C: Tensor, class_mask_GC: Tensor
 ) -> Tensor:
-    """p̄⁺/p̄⁻ of each class, clamped into [1/max_ratio, max_ratio] unless that is None."""
-    ratio_C = p_pos_C.clamp(min=PROBABILITY_FLOOR) / p_neg_C.clamp(min=PROBABILITY_FLOOR)
+    """`batch_probabilities`, but NaN where no class of the group has such a label.
+
+    Args:
+        z_BC: raw logits without history.
+        y_BC: labels of the same type.
+        class_groups_C: integer index into `GROUPS` of each class.
+        class_mask_GC: their `class_mask` of the same type.
+    """
+    # Of each label, the probability that it is what it is: 1 − σ(z) = σ(−z) without cancellation.
+    p_BC = torch.lerp(-z_BC, z_BC, y_BC).sigmoid_()
+    label_2BC = torch.stack([y_BC, y_BC - 1])  # a minus that sum and count share
+    count_2C = label_2BC.sum(dim=1)
+    p_2C = label_2BC.mul_(p_BC).sum(dim=1) / count_2C  # NaN for want of labels
+    mean_2G = (class_mask_GC * p_2C.unsqueeze(1)).nanmean(dim=-1)
+    return torch.where(p_2C.isnan(), mean_2G.index_select(1, class_groups_C), p_2C)
+
+
+def class_mask(class_groups_C: Tensor, dtype: torch.dtype) -> Tensor:
+    """`[G, C]`: 1 for the classes of a group, NaN for all others, so that `nanmean` skips them."""
+    groups_G1 = torch.arange(len(GROUPS), device=class_groups_C.device)[:, None]
+    return torch.where(class_groups_C == groups_G1, 1.0, math.nan).to(dtype)
+
+
+def probability_ratio(p_2C: Tensor, *, max_ratio: float | None = None) -> Tensor:
+    """p̄⁺/p̄⁻ of each class, clamped into [1/max_ratio, max_ratio] unless that is None.
+
+    Where one of the two is NaN, which is for want of labels, it stands for the other.
+    """
+    p_pos_C, p_neg_C = p_2C.clamp(min=PROBABILITY_FLOOR).unbind()
+    ratio_C = (p_pos_C / p_neg_C).nan_to_num(nan=1.0)
     if max_ratio is None:
         return ratio_C
     return ratio_C.clamp(min=1 / max_ratio, max=max_ratio)

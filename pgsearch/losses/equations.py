@@ -90,32 +90,39 @@ def pg_loss_and_slope(
     factors: Mapping[str, Tensor],
     *,
     bias_C: Tensor,
-    focal_logit: FocalLogit,
+    focal_logit: FocalLogit | None,
+    weight_BC: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """`pg_loss` and its derivative by the logits, all of one floating type.
+    """`pg_loss` and its derivative by the logits, all of one floating type and without history.
 
     With x = t λ₁ s and the focal logit t f, the derivative of σ(t f)^λ softplus(x) / λ₂ is
     σ(t f)^λ / λ₂ · (σ(x) x' + λ σ(−t f) (t f)' softplus(x)). Value and derivative share most of
     their terms, which autograd would compute, store and read again.
+
+    Without a focal logit there is no focusing term, which is the exponent λ = 0. The weight, if
+    there is one, multiplies both.
     """
     # lerp is exact at 0 and 1, and much faster than where. What is ours is changed in place: large
-    # batches spend their time on memory.
+    # batches spend their time on memory, and small ones on the number of operations.
     lambda1_BC = torch.lerp(factors["lambda1_neg"], -factors["lambda1_pos"], y_BC)  # t λ₁
-    lambda2_BC = torch.lerp(factors["lambda2_neg"], factors["lambda2_pos"], y_BC)
-    focusing_BC = torch.lerp(factors["focusing_neg"], factors["focusing_pos"], y_BC)
-    shifted_BC = z_BC - bias_C
-    scaled_BC = lambda1_BC * shifted_BC
+    scaled_BC = z_BC - bias_C
     focal_BC, focal_slope_BC = scaled_BC, lambda1_BC
-    if focal_logit != "scaled":
+    if focal_logit in ("raw", "shifted"):
         focal_slope_BC = 1 - 2 * y_BC  # t
-        focal_BC = focal_slope_BC * (z_BC if focal_logit == "raw" else shifted_BC)
-    # As a power, σ^λ has a NaN gradient where the sigmoid underflows and λ < 1.
-    scale_BC = (focusing_BC * logsigmoid(focal_BC)).exp_().div_(lambda2_BC)  # σ(t f)^λ / λ₂
+        focal_BC = focal_slope_BC * (z_BC if focal_logit == "raw" else scaled_BC)
+    scaled_BC.mul_(lambda1_BC)
     softplus_BC = softplus(scaled_BC)
-    of_focusing_BC = focusing_BC.mul_(torch.sigmoid(-focal_BC)).mul_(focal_slope_BC)
-    of_softplus_BC = torch.sigmoid(scaled_BC).mul_(lambda1_BC)
-    slope_BC = of_softplus_BC.addcmul_(of_focusing_BC, softplus_BC).mul_(scale_BC)
-    return softplus_BC.mul_(scale_BC), slope_BC
+    slope_BC = torch.sigmoid(scaled_BC).mul_(lambda1_BC)
+    scale_BC = torch.lerp(factors["lambda2_neg"], factors["lambda2_pos"], y_BC).reciprocal_()
+    if focal_logit is not None:
+        focusing_BC = torch.lerp(factors["focusing_neg"], factors["focusing_pos"], y_BC)
+        # σ(t f)^λ: as a power it would be lost where the sigmoid underflows.
+        scale_BC.mul_(softplus(focal_BC.neg_()).mul_(focusing_BC).neg_().exp_())
+        focusing_BC.mul_(focal_BC.sigmoid_()).mul_(focal_slope_BC)
+        slope_BC.addcmul_(focusing_BC, softplus_BC)
+    if weight_BC is not None:
+        scale_BC.mul_(weight_BC)
+    return softplus_BC.mul_(scale_BC), slope_BC.mul_(scale_BC)
 
 
 def bce_loss(logits_BC: Tensor, targets_BC: Tensor) -> Tensor:

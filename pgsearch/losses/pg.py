@@ -7,7 +7,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from pgsearch.losses.adaptive import adaptive_factors, batch_probabilities, probability_ratio
+from pgsearch.losses.adaptive import (
+    adaptive_factors,
+    class_mask,
+    known_probabilities,
+    probability_ratio,
+)
 from pgsearch.losses.equations import class_bias, pg_loss_and_slope
 from pgsearch.losses.factors import (
     FACTOR_NAMES,
@@ -19,7 +24,7 @@ from pgsearch.losses.factors import (
     Focusing,
     group_table,
 )
-from pgsearch.losses.numerics import at_least_float32
+from pgsearch.losses.numerics import at_least_float32, in_dtype
 from pgsearch.losses.output import LossOutput
 from pgsearch.losses.reweighted import Rebalance, rebalanced_weight
 from pgsearch.losses.slope import with_slope
@@ -57,6 +62,7 @@ class PGLoss(nn.Module):
     bias_C: Tensor
     class_counts_C: Tensor
     class_groups_C: Tensor
+    class_mask_GC: Tensor
 
     def __init__(
         self,
@@ -88,45 +94,53 @@ class PGLoss(nn.Module):
         bias_C = class_bias(class_counts_C, num_images, bias.kappa, class_names=class_names)
         if bias.over_scale:
             bias_C = bias_C / base_KC[FACTOR_NAMES.index("lambda1_neg")]
+        self.has_focusing = any(focusing.base_G())
         self.is_adaptive = bool(exponent_KG[:, groups_C].any())
         self.register_buffer("base_KC", base_KC.to(dtype), persistent=False)
         self.register_buffer("exponent_KC", exponent_KG[:, groups_C].to(dtype), persistent=False)
         self.register_buffer("bias_C", bias_C.to(dtype), persistent=False)
         self.register_buffer("class_counts_C", counts_C, persistent=False)
         self.register_buffer("class_groups_C", groups_C, persistent=False)
+        self.register_buffer("class_mask_GC", class_mask(groups_C, dtype), persistent=False)
 
     def forward(self, logits_BC: Tensor, targets_BC: Tensor) -> LossOutput:
         logits_BC = at_least_float32(logits_BC)
-        with torch.no_grad():  # the slope is known, and the statistics are constants
-            z_BC, y_BC = logits_BC.detach(), targets_BC.to(logits_BC.dtype)
-            factors = self._batch_factors(z_BC, y_BC)
-            loss_BC, slope_BC = pg_loss_and_slope(
-                z_BC,
-                y_BC,
-                factors,
-                bias_C=self.bias_C.to(z_BC.dtype),
-                focal_logit=self.focal_logit,
-            )
-            if self.rebalance is not None:
-                weight_BC = rebalanced_weight(
-                    y_BC,
-                    self.class_counts_C.to(z_BC.dtype),
-                    alpha=self.rebalance.alpha,
-                    beta=self.rebalance.beta,
-                    mu=self.rebalance.mu,
-                )
-                loss_BC.mul_(weight_BC)
-                slope_BC.mul_(weight_BC)
-            loss = self.balance * loss_BC.mean()
-            slope_BC.mul_(self.balance / slope_BC.numel())
-        return LossOutput(with_slope(logits_BC, loss, slope_BC), factors)
+        # Without history: the slope is known, and the statistics of the batch are constants.
+        z_BC = logits_BC.detach()
+        y_BC = in_dtype(targets_BC.detach(), z_BC.dtype)
+        factors = self._batch_factors(z_BC, y_BC)
+        loss_BC, slope_BC = pg_loss_and_slope(
+            z_BC,
+            y_BC,
+            factors,
+            bias_C=in_dtype(self.bias_C, z_BC.dtype),
+            focal_logit=self.focal_logit if self.has_focusing else None,
+            weight_BC=self._weight(y_BC),
+        )
+        scale = self.balance / loss_BC.numel()
+        loss = with_slope(logits_BC, loss_BC.sum() * scale, slope_BC, scale=scale)
+        return LossOutput(loss, factors)
 
     def _batch_factors(self, z_BC: Tensor, y_BC: Tensor) -> dict[str, Tensor]:
-        base_KC = self.base_KC.to(z_BC.dtype)
         if self.is_adaptive:
-            p_pos_C, p_neg_C = batch_probabilities(z_BC, y_BC, self.class_groups_C)
-            ratio_C = probability_ratio(p_pos_C, p_neg_C, max_ratio=self.max_ratio)
-            factor_KC = adaptive_factors(base_KC, self.exponent_KC.to(ratio_C.dtype), ratio_C)
-        else:
-            factor_KC = base_KC.clone()  # the caller may keep or change what it is given
+            p_2C = known_probabilities(
+                z_BC, y_BC, self.class_groups_C, in_dtype(self.class_mask_GC, z_BC.dtype)
+            )
+            ratio_C = probability_ratio(p_2C, max_ratio=self.max_ratio)
+            factor_KC = adaptive_factors(
+                in_dtype(self.base_KC, z_BC.dtype), in_dtype(self.exponent_KC, z_BC.dtype), ratio_C
+            )
+        else:  # a copy, as the caller may keep or change what it is given
+            factor_KC = self.base_KC.to(z_BC.dtype, copy=True)
         return dict(zip(FACTOR_NAMES, factor_KC.unbind(), strict=True))
+
+    def _weight(self, y_BC: Tensor) -> Tensor | None:
+        if self.rebalance is None:
+            return None
+        return rebalanced_weight(
+            y_BC,
+            in_dtype(self.class_counts_C, y_BC.dtype),
+            alpha=self.rebalance.alpha,
+            beta=self.rebalance.beta,
+            mu=self.rebalance.mu,
+        )

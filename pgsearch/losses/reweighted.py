@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from pgsearch.errors import InvalidData
-from pgsearch.losses.numerics import at_least_float32
+from pgsearch.losses.numerics import at_least_float32, in_dtype
 
 Weighting: TypeAlias = Literal["sqrt", "inv"]
 LabelWeighting: TypeAlias = Literal["by_class", "average_w", "average_n", "min_n"]
@@ -141,9 +141,11 @@ def rebalanced_weight(
         `[B, C]` in (α, α + 1), or 1.
     """
     inverse_C = at_least_float32(class_counts_C).reciprocal()
-    inverse_sum_B1 = (targets_BC.to(inverse_C.dtype) * inverse_C).sum(dim=1, keepdim=True)
-    smoothed_BC = alpha + torch.sigmoid(beta * (inverse_C / inverse_sum_B1 - mu))
-    return torch.where(inverse_sum_B1 > 0, smoothed_BC, 1.0)
+    inverse_sum_B1 = (in_dtype(targets_BC, inverse_C.dtype) * inverse_C).sum(dim=1, keepdim=True)
+    # β(r − μ) with its factors where the arrays are small.
+    scaled_BC = torch.sub(inverse_C * beta, inverse_sum_B1, alpha=beta * mu).div_(inverse_sum_B1)
+    smoothed_BC = scaled_BC.sigmoid_().add_(alpha)
+    return smoothed_BC.masked_fill_(inverse_sum_B1.logical_not(), 1.0)
 
 
 def counts_of_present_classes(

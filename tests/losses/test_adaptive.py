@@ -76,20 +76,20 @@ def test_group_without_positives_has_factors_at_their_base():
 
 
 def test_ratio_is_of_positive_over_negative():
-    ratio = probability_ratio(torch.tensor([0.2, 0.9]), torch.tensor([0.8, 0.3]))
+    ratio = probability_ratio(torch.tensor([[0.2, 0.9], [0.8, 0.3]]))
     assert ratio.tolist() == pytest.approx([0.25, 3.0])
 
 
 def test_max_ratio_bounds_both_ways():
-    p_pos, p_neg = torch.tensor([0.01, 0.9, 0.5]), torch.tensor([0.9, 0.01, 0.4])
-    ratio = probability_ratio(p_pos, p_neg, max_ratio=10.0)
+    p = torch.tensor([[0.01, 0.9, 0.5], [0.9, 0.01, 0.4]])
+    ratio = probability_ratio(p, max_ratio=10.0)
     assert ratio.tolist() == pytest.approx([0.1, 10.0, 1.25])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_ratio_of_vanished_probabilities_is_bounded_by_the_floor(dtype):
-    p_pos, p_neg = torch.tensor([0, 1, 0], dtype=dtype), torch.tensor([1, 0, 0], dtype=dtype)
-    assert probability_ratio(p_pos, p_neg).tolist() == [2.0**-23, 2.0**23, 1.0]
+    p = torch.tensor([[0, 1, 0], [1, 0, 0]], dtype=dtype)
+    assert probability_ratio(p).tolist() == [2.0**-23, 2.0**23, 1.0]
 
 
 FACTORS_OF_A_QUARTER = {
@@ -155,7 +155,7 @@ def test_statistics_are_left_out_when_nothing_adapts(monkeypatch):
     def fail(*_):
         raise AssertionError("batch statistics were computed")
 
-    monkeypatch.setattr("pgsearch.losses.pg.batch_probabilities", fail)
+    monkeypatch.setattr("pgsearch.losses.pg.known_probabilities", fail)
     for name, setting in SETTINGS.items():
         adaptive = name in {"apr", "apaf", "paper-voc", "pg-adaptive", "pg-bounded"}
         if adaptive:
