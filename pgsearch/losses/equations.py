@@ -113,16 +113,16 @@ def pg_loss_and_slope(
     scaled_BC.mul_(lambda1_BC)
     softplus_BC = softplus(scaled_BC)
     slope_BC = torch.sigmoid(scaled_BC).mul_(lambda1_BC)
-    scale_BC = torch.lerp(factors["lambda2_neg"], factors["lambda2_pos"], y_BC).reciprocal_()
+    divisor_BC = torch.lerp(factors["lambda2_neg"], factors["lambda2_pos"], y_BC)
     if focal_logit is not None:
         focusing_BC = torch.lerp(factors["focusing_neg"], factors["focusing_pos"], y_BC)
-        # σ(t f)^λ: as a power it would be lost where the sigmoid underflows.
-        scale_BC.mul_(softplus(focal_BC.neg_()).mul_(focusing_BC).neg_().exp_())
+        # σ(t f)^λ = 1 / exp(λ softplus(−t f)): as a power it is lost where the sigmoid underflows.
+        divisor_BC.mul_(softplus(focal_BC.neg_()).mul_(focusing_BC).exp_())
         focusing_BC.mul_(focal_BC.sigmoid_()).mul_(focal_slope_BC)
         slope_BC.addcmul_(focusing_BC, softplus_BC)
     if weight_BC is not None:
-        scale_BC.mul_(weight_BC)
-    return softplus_BC.mul_(scale_BC), slope_BC.mul_(scale_BC)
+        divisor_BC.div_(weight_BC)
+    return softplus_BC.div_(divisor_BC), slope_BC.div_(divisor_BC)
 
 
 def bce_loss(logits_BC: Tensor, targets_BC: Tensor) -> Tensor:
