@@ -104,6 +104,29 @@ def test_height_and_width_of_a_crop_are_drawn_apart() -> None:
     assert abs(np.corrcoef(tops, lefts)[0, 1]) < 0.1
 
 
+@pytest.mark.parametrize("shape", [(9, 14), (14, 9), (1, 6), (6, 1)])
+def test_crops_are_bilinear_and_mirrored_afterwards(shape: tuple[int, int]) -> None:
+    images = _images(12, side=14)[:, : shape[0], : shape[1]]
+    levels_BCHW = _augment(images, crop_min=0.5, seed=3, epoch=1, **NO_SCALE)
+    for position, (image, levels_CHW) in enumerate(zip(images, levels_BCHW, strict=True)):
+        draws = _draws(3, 1, position)
+        expected_HWC = image.numpy().astype(np.float64)
+        for axis, num_pixels in enumerate(shape):
+            side = 0.5 + 0.5 * draws[axis]
+            start = (1 - side) * draws[2 + axis]
+            places = (start + side * (np.arange(num_pixels) + 0.5) / num_pixels) * num_pixels - 0.5
+            expected_HWC = np.apply_along_axis(
+                lambda line, places=places: np.interp(places, np.arange(len(line)), line),
+                axis,
+                expected_HWC,
+            )
+        if draws[4] < 0.5:
+            expected_HWC = expected_HWC[:, ::-1]
+        np.testing.assert_allclose(
+            levels_CHW.permute(1, 2, 0), expected_HWC, atol=1e-3, err_msg=f"image {position}"
+        )
+
+
 def test_crops_let_no_black_in_from_outside() -> None:
     white = torch.full((200, 16, 16, 3), 255, dtype=torch.uint8)
     assert (_augment(white, **NO_SCALE) > 254.9).all()
@@ -171,11 +194,15 @@ def test_draws_are_pinned() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
-def test_the_images_are_not_changed(dtype: torch.dtype) -> None:
-    # In a layout that needs no copy for the conversion to `[B, 3, H, W]` of float32.
-    images = _images(4).permute(0, 3, 1, 2).to(dtype, copy=True).contiguous().permute(0, 2, 3, 1)
+@pytest.mark.parametrize("layout", [(0, 1, 2, 3), (0, 3, 1, 2), (0, 3, 2, 1)])
+def test_the_images_are_not_changed(dtype: torch.dtype, layout: tuple[int, ...]) -> None:
+    # Also in layouts that need no copy on the way to `[B, 3, H, W]` or `[B, 3, W, H]` of float32.
+    stored = _images(4).permute(layout).to(dtype).contiguous()
+    images = stored.permute(tuple(np.argsort(layout)))
     before = images.clone()
     _augment(images, photometric=1.0)
+    for position in range(16):  # each with some of the distortions
+        _augment(images[:1], positions_B=[position], photometric=0.5)
     normalise_batch(images, MEAN, STD)
     assert torch.equal(images, before)
 
@@ -286,8 +313,9 @@ def test_colours_are_distorted_before_the_crop_and_nothing_is_clipped() -> None:
     distorted = _augment(images, photometric=0.8, crop_min=1.0, flip=0.0, **NO_SCALE)
     assert distorted.min() < -30
     assert distorted.max() > 330
-    then_cropped = _augment(distorted.permute(0, 2, 3, 1), photometric=0.0)
-    assert torch.equal(_augment(images, photometric=0.8), then_cropped)
+    then_cropped = _augment(distorted.permute(0, 2, 3, 1), photometric=0.0, **NO_SCALE)
+    levels = _augment(images, photometric=0.8, **NO_SCALE)
+    torch.testing.assert_close(levels, then_cropped, atol=1e-3, rtol=0)
 
 
 def _amounts_from_levels(num_images: int, photometric: float) -> dict[str, np.ndarray]:
