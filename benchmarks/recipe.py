@@ -3,7 +3,7 @@
 python benchmarks/recipe.py
 
 Plain is benchmarks/peers/plain.py: JPEGs decoded for every sample in a DataLoader, fp32, NCHW, a
-process per trial. pgsearch is `fit` with its defaults: images decoded once per node, the memory
+process of its own. pgsearch is `fit` with its defaults: images decoded once per node, the memory
 layout and precision that it chooses. Both have all cores, random weights and batches of 32; only
 seconds and no accuracies are compared. A trial of pgsearch follows another in its process, as the
 trials of a search do.
@@ -34,6 +34,10 @@ BATCH, SIZE, STEPS, ROUNDS = 32, 224, 2, 4
 NUM_TRAIN, NUM_TEST = 256, 64
 TRIAL_STEPS, TRIAL_ROUNDS = 3, 3
 
+ALLOCATOR = ("MALLOC", "LD_PRELOAD", "THP_MEM")
+PLAIN_ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "THP_MEM_ALLOC_ENABLE"}
+"""Without what pgsearch sets for its own processes."""
+
 
 def main() -> None:
     torch.set_num_threads(cores())
@@ -52,7 +56,8 @@ def main() -> None:
         threads=cores(),
         plain_workers=plain.WORKERS,
         first_trial_decodes_seconds=first_seconds,
-        allocator={k: v for k, v in os.environ.items() if k.startswith(("MALLOC", "LD_PRELOAD"))},
+        allocator={k: v for k, v in os.environ.items() if k.startswith(ALLOCATOR)},
+        plain_allocator={k: v for k, v in PLAIN_ENVIRONMENT.items() if k.startswith(ALLOCATOR)},
     )
 
 
@@ -102,17 +107,32 @@ def network(images: Photographs) -> list[dict[str, Any]]:
 
     The plain recipe takes its turn whenever `fit` reports an epoch; the first is not counted.
     """
-    peer = plain.Trial(images, batch=BATCH, size=SIZE, backbone="resnet50")
     training: dict[str, list[float]] = {"plain": [], "pgsearch": []}
     evaluation: dict[str, list[float]] = {"plain": [], "pgsearch": []}
 
-    def take_turn(record: EpochRecord) -> None:
-        training["pgsearch"].append(BATCH * STEPS / record.train_seconds)
-        evaluation["pgsearch"].append(NUM_TEST / record.evaluation_seconds)
-        training["plain"].append(BATCH * STEPS / seconds_of(lambda: peer.train(STEPS))())
-        evaluation["plain"].append(NUM_TEST / seconds_of(peer.evaluate)())
+    with subprocess.Popen(
+        plain_command(images, steps=0),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=PLAIN_ENVIRONMENT,
+    ) as peer:
+        asked, answers = peer.stdin, peer.stdout
+        assert asked is not None
+        assert answers is not None
 
-    fit(trial(images, epochs=1 + ROUNDS), report=take_turn)
+        def plain_seconds(what: str) -> float:
+            print(what, file=asked, flush=True)
+            return float(answers.readline())
+
+        def take_turn(record: EpochRecord) -> None:
+            training["pgsearch"].append(BATCH * STEPS / record.train_seconds)
+            evaluation["pgsearch"].append(NUM_TEST / record.evaluation_seconds)
+            training["plain"].append(BATCH * STEPS / plain_seconds(f"train {STEPS}"))
+            evaluation["plain"].append(NUM_TEST / plain_seconds("evaluate"))
+
+        fit(trial(images, epochs=1 + ROUNDS), report=take_turn)
+        asked.close()
     counted = [{k: v[1:] for k, v in rates.items()} for rates in (training, evaluation)]
     return [
         *rows_of("training", counted[0], "images per second", target="≥ 3.2"),
@@ -120,14 +140,21 @@ def network(images: Photographs) -> list[dict[str, Any]]:
     ]
 
 
-def whole_trial(images: Path) -> list[dict[str, Any]]:
+def plain_command(images: Photographs, *, steps: int) -> list[str]:
+    return [sys.executable, plain.__file__, str(images.manifest), str(images.root), str(steps)]
+
+
+def whole_trial(images: Photographs) -> list[dict[str, Any]]:
     """Return trials per hour, of three steps and an evaluation each."""
-    where = [str(images.manifest), str(images.root)]
-    command = [sys.executable, plain.__file__, *where, str(TRIAL_STEPS)]
+    command = plain_command(images, steps=TRIAL_STEPS)
     short = trial(images, steps=TRIAL_STEPS)
     seconds = interleave(
         {
-            "plain": seconds_of(lambda: subprocess.run(command, check=True, capture_output=True)),
+            "plain": seconds_of(
+                lambda: subprocess.run(
+                    command, check=True, capture_output=True, env=PLAIN_ENVIRONMENT
+                )
+            ),
             "pgsearch": seconds_of(lambda: fit(short, report=lambda _: None)),
         },
         rounds=TRIAL_ROUNDS,

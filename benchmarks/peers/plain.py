@@ -2,11 +2,14 @@
 
 python benchmarks/peers/plain.py MANIFEST ROOT STEPS
 
-One epoch of so many steps of ResNet-50, and an evaluation of the test split in the same way.
+One epoch of so many steps of ResNet-50, and an evaluation of the test split in the same way. With
+STEPS 0 it takes turns with another process: for each line of its input, `train N` or `evaluate`, it
+answers how many seconds that took.
 """
 
 import csv
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -114,8 +117,21 @@ class Trial:
             average_precision_score(truth[:, present], torch.cat(scores).numpy()[:, present])
         )
 
+    def take_turns(self) -> None:
+        for line in sys.stdin:
+            what, *steps = line.split()
+            start = time.perf_counter()
+            if what == "train":
+                self.train(int(steps[0]))
+            else:
+                self.evaluate()
+            print(time.perf_counter() - start, flush=True)
+
 
 if __name__ == "__main__":
     trial = Trial(Arguments(*map(Path, sys.argv[1:3])), batch=32, size=224, backbone="resnet50")
-    trial.train(int(sys.argv[3]))
-    print(trial.evaluate())
+    if steps := int(sys.argv[3]):
+        trial.train(steps)
+        print(trial.evaluate())
+    else:
+        trial.take_turns()
