@@ -98,7 +98,7 @@ def plan(
 
     search = load_spec(spec, overrides or [])
 
-    from pgsearch.search.study import sample_trial
+    from pgsearch.search.spaces import sample_trial
 
     trials = {stage: sample_trial(search, stage) for stage in search.stage_names}
     trial = trials[search.stage_names[-1]]

@@ -1,12 +1,13 @@
-"""From a space to Optuna: one suggestion of all active dimensions."""
+"""From a space to Optuna: one suggestion of all active dimensions, and a trial of it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
 
-from pgsearch.config import Dimension
+from pgsearch.config import Dimension, SearchSpec, TrialSpec, flatten
 from pgsearch.config.space import CategoricalParameter, FloatParameter
+from pgsearch.config.trial import Stage
 
 
 def suggest(
@@ -59,3 +60,17 @@ def canonical(values: Mapping[str, Any], dimensions: Sequence[Dimension]) -> dic
         name: float(value) if isinstance(by_name[name].parameter, FloatParameter) else value
         for name, value in values.items()
     }
+
+
+def sample_trial(spec: SearchSpec, stage: Stage | None = None) -> TrialSpec:
+    """Return a trial as the search might draw it, without recording anything.
+
+    It has the same values in every stage.
+    """
+    if spec.method == "grid":
+        variant, values = spec.grid()[0]
+        return spec.trial(0, values, variant)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=spec.sampler.seed))
+    values = suggest(study.ask(), spec.dimensions(), flatten(spec.base()))
+    return spec.trial(0, values, stage=stage)

@@ -1,38 +1,31 @@
-"""One Optuna study in memory, made from the ledger and kept in step with it.
+"""The trials of a search: which comes next, whether one goes on, how each ended; all in the ledger.
 
-The study is never stored: every trial's row holds what Optuna needs to know of it, so a new driver
+Nothing else is stored: every trial's row holds what Optuna needs to know of it, so a new driver
 makes the same study from the rows. An ended trial comes back as it ended, an unfinished one with
 its epochs and its pruner's rungs, under the same number, parameters and seed.
 
-Of a search with stages Optuna knows the screen alone: values of two stages do not compare. The full
-stage has no sampler; `next_promotion` says what it trains.
+Optuna chooses the trials of a search, or of its screen; a full stage has no sampler:
+`next_promotion` says what it trains.
 """
 
-import hashlib
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import optuna
-from optuna.distributions import BaseDistribution
-from optuna.trial import TrialState as OptunaState
 from pydantic import ValidationError
 
-from pgsearch.config import Dimension, SearchSpec, TrialSpec, flatten
+from pgsearch.config import SearchSpec, TrialSpec, flatten
 from pgsearch.config.trial import Stage, trial_uid
-from pgsearch.distributions import distribution
 from pgsearch.errors import StorageError
 from pgsearch.provenance import utc_now
 from pgsearch.results import Ledger, TrialRecord, TrialState
 from pgsearch.results.garbage import worth_keeping
 from pgsearch.results.promotion import next_promotion
-from pgsearch.search.frozen import frozen_trial
-from pgsearch.search.samplers import build_pruner, build_sampler
-from pgsearch.search.spaces import canonical, suggest
+from pgsearch.search.forks import teaches
+from pgsearch.search.optuna_study import OptunaStudy
 
-_UNSAVED_ATTRIBUTES = {"fixed_params"}
 _EPOCH_COLUMNS = (
     "epoch",
     "train_seconds",
@@ -58,28 +51,13 @@ class SearchStudy:
         self._grid = spec.grid() if spec.method == "grid" else []
         self._points = spec.known_points() if spec.method == "search" else []
         self._num_asked = spec.num_trials_of(spec.first_stage)
-        self._context = {
-            v: (spec.dimensions(v), flatten(spec.base(v))) for v in spec.variant_names()
-        }
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._storage = optuna.storages.InMemoryStorage()
-        self._study = optuna.create_study(
-            storage=self._storage,
-            study_name=spec.name,
-            directions=[objective.direction for objective in spec.objective],
-            sampler=build_sampler(spec.sampler, spec.sampler.seed),
-            pruner=build_pruner(spec),
-        )
+        self._optuna = OptunaStudy(spec)
         self._records: dict[int, TrialRecord] = {}
-        self._places: dict[int, int] = {}  # numbers in Optuna's study, by ours
         self._regular: list[int] = []  # the trials that Optuna was asked for, in order: no retries
         self._unfinished: deque[int] = deque()
         self.inputs: dict[tuple[str | None, Stage | None], set[tuple[str, str]]] = {}
         """Fingerprints of data and weights of the recorded epochs, by variant and stage."""
-        known = ledger.known()
-        self.num_known = sum(self._learn(known, record) for record in known.trials())
-        """Trials of the search that this one was forked from which its sampler learns from; they
-        come first in Optuna's study."""
+        self._learn(ledger.known())
         for record in ledger.trials():
             self._take_over(record)
         ended = {number for number, record in self._records.items() if record.state.is_finished}
@@ -87,6 +65,11 @@ class SearchStudy:
         self._best = worth_keeping(spec, self._records.values())
 
     # ------------------------------------------------------------ next
+
+    @property
+    def num_known(self) -> int:
+        """Trials of the search that this one was forked from which its sampler learns from."""
+        return self._optuna.num_known
 
     @property
     def records(self) -> dict[int, TrialRecord]:
@@ -179,15 +162,7 @@ class SearchStudy:
         retry_of: int | None = None,
     ) -> TrialSpec | None:
         """Record a trial with known values, or such as the sampler chooses."""
-        dimensions, base = self._context[variant]
-        if known is not None:
-            self._study.enqueue_trial(canonical(known, dimensions))
-        # Seeded by the trials before it, so that a resumed search chooses as an uninterrupted one.
-        sampler_seed = _derived_seed(self.spec.sampler.seed, len(self._places))
-        self._study.sampler = build_sampler(self.spec.sampler, sampler_seed)
-        asked = self._study.ask()
-        self._places[number] = asked.number
-        values = suggest(asked, dimensions, base)
+        values = self._optuna.ask(number, variant, known)
         record = TrialRecord(
             number=number,
             uid=trial_uid(self.spec.name, number),
@@ -199,7 +174,7 @@ class SearchStudy:
             retry_of=retry_of,
             stage=self.spec.first_stage,
             started_utc=utc_now(),
-            optuna_state=self._optuna_state(number),
+            optuna_state=self._optuna.memory_of(number),
         )
         if retry_of is None:
             self._regular.append(number)
@@ -256,16 +231,10 @@ class SearchStudy:
         value = row.get(self.spec.objective[0].column)
         if len(self.spec.objective) > 1 or self.spec.pruner.name == "none" or value is None:
             return False
-        if number not in self._places:  # promoted: what was chosen to be trained is trained
+        if number not in self._optuna:  # promoted: what was chosen to be trained is trained
             return False
-        trial = self._handle(number)
-        known = self._frozen(number).intermediate_values
-        if epoch not in known:
-            trial.report(float(value), epoch)
-        elif epoch < max(known):
-            return False  # told again by a new attempt: decided long ago
-        hopeless = trial.should_prune()
-        rungs = self._optuna_state(number)
+        hopeless = self._optuna.observe(number, epoch, float(value))
+        rungs = self._optuna.memory_of(number)
         if rungs != self._records[number].optuna_state and not hopeless:
             self._save(replace(self._records[number], optuna_state=rungs))
         return hopeless
@@ -286,19 +255,19 @@ class SearchStudy:
                 "choose another objective, or a larger validation split",
             )
         self._end(number, TrialState.COMPLETE, rows=rows, values=defined)
-        self._tell(number, OptunaState.COMPLETE)
+        self._optuna.tell(number, TrialState.COMPLETE, defined)
         return self._records[number]
 
     def prune(self, number: int) -> TrialRecord:
         """Record a trial that the pruner ended."""
         self._end(number, TrialState.PRUNED)
-        self._tell(number, OptunaState.PRUNED)
+        self._optuna.tell(number, TrialState.PRUNED)
         return self._records[number]
 
     def fail(self, number: int, error: str) -> TrialRecord:
         """Record a trial that ended in an error."""
         self._end(number, TrialState.FAIL, error=error)
-        self._tell(number, OptunaState.FAIL)
+        self._optuna.tell(number, TrialState.FAIL)
         return self._records[number]
 
     def remove_checkpoints(self, ended: int | None = None) -> None:
@@ -334,14 +303,9 @@ class SearchStudy:
                 epochs=len(rows),
                 wall_seconds=sum(r["train_seconds"] + r["evaluation_seconds"] for r in rows),
                 ended_utc=utc_now(),
-                optuna_state=self._optuna_state(number),
+                optuna_state=self._optuna.memory_of(number),
             )
         )
-
-    def _tell(self, number: int, state: OptunaState) -> None:
-        if number in self._places:
-            values = self._records[number].values if state is OptunaState.COMPLETE else None
-            self._study.tell(self._places[number], values, state=state)
 
     # ------------------------------------------------------------ study and ledger
 
@@ -367,98 +331,15 @@ class SearchStudy:
             key = (record.variant, record.stage)
             self.inputs.setdefault(key, set()).add(fingerprints)
         if record.stage == self.spec.first_stage:
-            dimensions, _ = self._context[record.variant]
-            self._places[record.number] = self.num_known + len(self._places)
-            self._add(record, rows, dimensions)
+            self._optuna.add(record, rows)
             if record.retry_of is None:
                 self._regular.append(record.number)
         self._records[record.number] = record
         if not record.state.is_finished:
             self._unfinished.append(record.number)
 
-    def _learn(self, known: Ledger, record: TrialRecord) -> bool:
-        """Tell Optuna a trial of another search, if this one could have it; return whether so."""
-        dimensions = {d.name: d for d in self._context.get(record.variant, ((), {}))[0]}
-        fits = record.params.keys() <= dimensions.keys() and all(
-            _contains(distribution(dimensions[name]), value)
-            for name, value in record.params.items()
-        )
-        num_objectives = len(self.spec.objective)
-        if not fits or not self._was_trained_alike(record):
-            return False
-        if record.values is not None and len(record.values) != num_objectives:
-            return False
-        self._add(record, self._epochs(record.number, known), dimensions.values())
-        return True
-
-    def _was_trained_alike(self, known: TrialRecord) -> bool:
-        """Whether values of another search compare, which of stages only those of one kind do."""
-        if self.spec.stages is None and known.stage is None:
-            return True  # who forks says so
-        try:
-            trial = self._spec_of(replace(known, stage=self.spec.first_stage))
-        except ValidationError:
-            return False
-        parts = ("data.", "model.", "training.")
-        mine = {k: v for k, v in flatten(trial.configuration).items() if v is not None}
-        return {k: v for k, v in mine.items() if k.startswith(parts)} == {
-            k: v for k, v in known.configuration.items() if k.startswith(parts)
-        }
-
-    def _add(
-        self, record: TrialRecord, rows: list[dict[str, Any]], dimensions: Iterable[Dimension]
-    ) -> None:
-        """Put a trial into Optuna's study as it stands."""
-        self._study.add_trial(
-            frozen_trial(
-                record,
-                rows,
-                distributions={d.name: distribution(d) for d in dimensions},
-                objectives=self.spec.objective,
-            )
-        )
-
-    def _frozen(self, number: int) -> optuna.trial.FrozenTrial:
-        return self._storage.get_trial(self._trial_id(number))
-
-    def _handle(self, number: int) -> optuna.Trial:
-        return optuna.Trial(self._study, self._trial_id(number))
-
-    def _trial_id(self, number: int) -> int:
-        # Asked of the storage: of the study it would be a list of all trials, each time.
-        return self._storage.get_trial_id_from_study_id_trial_number(
-            self._study._study_id, self._places[number]
-        )
-
-    def _optuna_state(self, number: int) -> dict[str, Any]:
-        if number not in self._places:
-            return {}
-        attributes = self._frozen(number).system_attrs
-        return {k: v for k, v in attributes.items() if k not in _UNSAVED_ATTRIBUTES}
-
-
-def _contains(kind: BaseDistribution, value: Any) -> bool:
-    """Whether a value is one that the distribution could give."""
-    try:
-        return bool(kind._contains(kind.to_internal_repr(value)))
-    except ValueError:
-        return False
-
-
-def _derived_seed(seed: int, number: int) -> int:
-    digest = hashlib.sha256(f"{seed}/{number}".encode()).digest()
-    return int.from_bytes(digest[:4], "big")
-
-
-def sample_trial(spec: SearchSpec, stage: Stage | None = None) -> TrialSpec:
-    """Return a trial as the search might draw it, without recording anything.
-
-    It has the same values in every stage.
-    """
-    if spec.method == "grid":
-        variant, values = spec.grid()[0]
-        return spec.trial(0, values, variant)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=spec.sampler.seed))
-    values = suggest(study.ask(), spec.dimensions(), flatten(spec.base()))
-    return spec.trial(0, values, stage=stage)
+    def _learn(self, known: Ledger) -> None:
+        """Let Optuna know the trials of another search that this one could have."""
+        for record in known.trials():
+            if teaches(record, self.spec, self._optuna.distributions(record.variant)):
+                self._optuna.teach(record, self._epochs(record.number, known))

@@ -10,7 +10,7 @@ import pytest
 from pgsearch.config import load_spec
 from pgsearch.results import EpochRecord
 from pgsearch.search.inputs import prepare_data
-from pgsearch.search.study import sample_trial
+from pgsearch.search.spaces import sample_trial
 from pgsearch.training.fit import fit
 from tests.cli.test_cli import ROOT, pgsearch
 from tests.data.test_voc import TEST_DATA, needs_data

@@ -52,7 +52,7 @@ def test_the_best_of_the_screen_and_some_of_the_others_are_trained_as_the_spec_s
     assert {row["stage"] for row in ledger.epochs(0)} == {"screen"}
     assert {row["stage"] for row in ledger.epochs(10)} == {"full"}
     # Optuna learns from values of one kind: those of the screen.
-    assert [t.values for t in study._study.trials] == [t.values for t in screen]
+    assert [t.values for t in study._optuna.study.trials] == [t.values for t in screen]
 
 
 @pytest.mark.promise(4)

@@ -7,7 +7,8 @@ import pytest
 
 from pgsearch.errors import StorageError
 from pgsearch.results import EpochWriter, Ledger, TrialState
-from pgsearch.search.study import SearchStudy, sample_trial
+from pgsearch.search.spaces import sample_trial
+from pgsearch.search.study import SearchStudy
 from tests.records import BASE, epoch_record, grid, spec
 from tests.studies import execute, run_to_end, score
 
@@ -79,8 +80,8 @@ def test_optuna_state_after_a_resume_equals_the_state_before(tmp_path: Path) -> 
     states = {r.state for r in study.records.values()}
     assert states == {TrialState.COMPLETE, TrialState.PRUNED}
     again = SearchStudy(pruned, ledger)
-    for number, before in enumerate(study._study.trials):
-        after = again._study.trials[number]
+    for number, before in enumerate(study._optuna.study.trials):
+        after = again._optuna.study.trials[number]
         assert after.state == before.state
         assert after.values == before.values
         assert after.intermediate_values == before.intermediate_values
@@ -115,7 +116,7 @@ def test_an_epoch_that_is_reported_again_changes_nothing(tmp_path: Path) -> None
     assert trial is not None
     assert not study.observe(0, 1, {"map.validation.total": 0.4})
     assert not study.observe(0, 1, {"map.validation.total": 0.9})
-    assert study._study.trials[0].intermediate_values == {1: 0.4}
+    assert study._optuna.study.trials[0].intermediate_values == {1: 0.4}
 
 
 def test_known_points_come_first_and_replicates_repeat_them(tmp_path: Path) -> None:
@@ -155,14 +156,14 @@ def test_an_undefined_objective_fails_the_trial_with_the_reason(tmp_path: Path) 
     record = study.complete(0)
     assert record.state is TrialState.FAIL
     assert "map.validation.total is undefined" in str(record.error)
-    assert study._study.trials[0].state == optuna.trial.TrialState.FAIL
+    assert study._optuna.study.trials[0].state == optuna.trial.TrialState.FAIL
 
 
 def test_several_objectives(tmp_path: Path) -> None:
     search = spec(objective=[{"metric": "map_head"}, {"metric": "map_tail", "split": "test"}])
     study = run_to_end(search, Ledger(tmp_path))
     assert all(len(r.values or []) == 2 for r in study.records.values())
-    assert SearchStudy(search, Ledger(tmp_path))._study.best_trials
+    assert SearchStudy(search, Ledger(tmp_path))._optuna.study.best_trials
 
 
 @pytest.mark.parametrize("name", ["tpe", "random", "gp", "nsgaii"])
@@ -281,9 +282,9 @@ def test_what_the_sampler_remembers_of_an_unfinished_trial_survives(tmp_path: Pa
     search = spec(sampler={"name": "nsgaii"})
     study = SearchStudy(search, Ledger(tmp_path))
     study.next_trial()
-    before = study._study.trials[0].system_attrs
+    before = study._optuna.study.trials[0].system_attrs
     assert before
-    after = SearchStudy(search, Ledger(tmp_path))._study.trials[0].system_attrs
+    after = SearchStudy(search, Ledger(tmp_path))._optuna.study.trials[0].system_attrs
     assert after == before
 
 
@@ -346,15 +347,15 @@ def test_a_fork_knows_the_finished_trials_that_fit_its_space(tmp_path: Path) -> 
     ]
     assert 0 < len(fits) < 10
     assert study.num_known == len(fits)
-    assert [t.params for t in study._study.trials] == [r.params for r in fits]
-    assert [t.values for t in study._study.trials] == [r.values for r in fits]
+    assert [t.params for t in study._optuna.study.trials] == [r.params for r in fits]
+    assert [t.values for t in study._optuna.study.trials] == [r.values for r in fits]
     run_to_end(new, ledger)
     assert [t.number for t in ledger.trials()] == [0, 1, 2, 3]
     resumed = SearchStudy(new, ledger)
-    assert [(t.state, t.params, t.values) for t in resumed._study.trials][: len(fits)] == [
-        (t.state, t.params, t.values) for t in study._study.trials
+    assert [(t.state, t.params, t.values) for t in resumed._optuna.study.trials][: len(fits)] == [
+        (t.state, t.params, t.values) for t in study._optuna.study.trials
     ]
-    assert len(resumed._study.trials) == len(fits) + 4
+    assert len(resumed._optuna.study.trials) == len(fits) + 4
     assert ledger.header()["forked_from"]["search"] == "old"
     assert [t.number for t in old.trials()] == list(range(10))
 
