@@ -19,7 +19,7 @@ One file per trial, replaced as a whole: an epoch is in it once however often it
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,13 @@ from pgsearch.config import SearchSpec, parse_spec
 from pgsearch.errors import IncompatibleResume, InvalidSpec, StorageError
 from pgsearch.provenance import utc_now
 from pgsearch.results.claims import Claims, this_process
+from pgsearch.results.fetch import fetch
 from pgsearch.results.rows import (
     DamagedFile,
     as_parquet,
     as_table,
+    is_configuration,
+    parse_table,
     read_table,
     require_known_version,
     trial_record,
@@ -41,6 +44,7 @@ from pgsearch.results.schema import SCHEMA_VERSION, TrialRecord, trial_schema
 from pgsearch.results.storage import (
     Conflict,
     Storage,
+    Stored,
     StoredFile,
     Tag,
     as_json,
@@ -232,20 +236,23 @@ class Ledger:
             f"with pgsearch status {self.name}"
         )
 
-    def trials(self) -> list[TrialRecord]:
-        """Return all trials by number. Raises StorageError naming a file that is damaged."""
+    def trials(self, *, to_go_on: bool = False) -> list[TrialRecord]:
+        """Return all trials by number. Raises StorageError naming a file that is damaged.
+
+        Args:
+            to_go_on: leave out the configurations of trials that have ended, which a driver does
+                not need: they are most of the columns, and of the time and memory.
+        """
+        of_ended = [c for c in trial_schema().names if not is_configuration(c)]
         records = []
         self._trial_tags = {}
-        for file in self.files("trials"):
-            found = read_table(file)
-            if found is None:
+        for file, stored in fetch(self.files("trials")):
+            if stored is None:
                 continue  # removed since it was listed
-            table, tag = found
-            try:
-                record = trial_record(table.to_pylist()[0])
-            except (KeyError, IndexError, ValueError, TypeError) as error:
-                raise DamagedFile(file, f"not a row of a trial: {error!r}") from None
-            self._trial_tags[record.number] = tag
+            record = _as_record(file, stored, of_ended if to_go_on else None)
+            if to_go_on and not record.state.is_finished:
+                record = _as_record(file, stored)
+            self._trial_tags[record.number] = stored.tag
             records.append(record)
         return sorted(records, key=lambda record: record.number)
 
@@ -260,6 +267,14 @@ class Ledger:
         """
         found = read_table(self.file("epochs", number), columns)
         return [] if found is None else list(found[0].to_pylist())
+
+    def epochs_of(
+        self, numbers: Iterable[int], *, columns: Sequence[str] | None = None
+    ) -> Iterator[list[dict[str, Any]]]:
+        """Yield the recorded epochs of several trials, as `epochs` returns those of one."""
+        for file, stored in fetch([self.file("epochs", number) for number in numbers]):
+            rows = [] if stored is None else parse_table(file, stored.data, columns).to_pylist()
+            yield list(rows)
 
     def drivers(self) -> Claims:
         """Return the claims of the search's drivers."""
@@ -331,6 +346,16 @@ def owner(key: str) -> int | None:
     """Return the number of the trial whose checkpoint, best epoch or scores lie there, or None."""
     found = _WEIGHTS_OR_SCORES.fullmatch(key)
     return None if found is None else int(found[1] or found[2])
+
+
+def _as_record(
+    file: StoredFile, stored: Stored, columns: Sequence[str] | None = None
+) -> TrialRecord:
+    rows = parse_table(file, stored.data, columns).to_pylist()
+    try:
+        return trial_record(rows[0])
+    except (KeyError, IndexError, ValueError, TypeError) as error:
+        raise DamagedFile(file, f"not a row of a trial: {error!r}") from None
 
 
 def _checksum(header: dict[str, Any]) -> str:

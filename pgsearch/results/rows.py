@@ -48,7 +48,7 @@ def parse_table(file: StoredFile, data: bytes, columns: Sequence[str] | None = N
             pa.BufferReader(data),
             page_checksum_verification=is_whole is None,
             pre_buffer=False,
-        ).read(columns, use_threads=False)
+        ).read(columns if is_whole else None, use_threads=False)
     except (OSError, pa.ArrowException) as error:
         raise DamagedFile(file, str(error).splitlines()[0] if str(error) else "empty") from None
     metadata = table.schema.metadata or {}
@@ -58,6 +58,8 @@ def parse_table(file: StoredFile, data: bytes, columns: Sequence[str] | None = N
     require_known_version(file, int(version), metadata.get(b"pgsearch.version", b"").decode())
     if int(version) >= FIRST_WITH_CHECKSUM and is_whole is None:
         raise DamagedFile(file, "its checksum is gone")
+    if columns is not None and not is_whole:  # only what is read of it is compared with a checksum
+        table = table.select([name for name in columns if name in table.schema.names])
     return table
 
 
@@ -83,18 +85,22 @@ class DamagedFile(StorageError):
 
 def as_parquet(table: pa.Table, *, few_rows: bool = True) -> bytes:
     """Return a table as the bytes of a Parquet file that carries a checksum of all its bytes."""
-    metadata = {**(table.schema.metadata or {}), KEY: NO_CHECKSUM}
     buffer = pa.BufferOutputStream()
-    pq.write_table(
-        table.replace_schema_metadata(metadata),
+    with pq.ParquetWriter(
         buffer,
+        table.schema,
+        # The Arrow schema says nothing that Parquet's own does not but the description of each
+        # column, which is half of a file of few rows; results/README.md has them.
+        store_schema=False,
         # Of few rows in 160 columns, statistics and dictionaries would double the size and, with a
         # slower compression, treble the time to write and to read.
         compression="snappy" if few_rows else "zstd",
         use_dictionary=not few_rows,
         write_statistics=False,
         write_page_checksum=True,
-    )
+    ) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata({**(table.schema.metadata or {}), KEY: NO_CHECKSUM})
     return seal_parquet(buffer.getvalue().to_pybytes())
 
 
@@ -211,10 +217,12 @@ def trial_record(row: Mapping[str, Any]) -> TrialRecord:
 
 def configuration_of(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return the flat configuration in a row of a trial or an epoch."""
-    parts = ("data.", "model.", "loss.", "training.")
-    measured = ("loss.train", "loss.validation", "loss.test")
     return {
-        name: value
-        for name, value in row.items()
-        if name.startswith(parts) and name not in measured and value is not None
+        name: value for name, value in row.items() if value is not None and is_configuration(name)
     }
+
+
+def is_configuration(column: str) -> bool:
+    """Whether a column of trials or epochs is a value of the configuration."""
+    measured = ("loss.train", "loss.validation", "loss.test")
+    return column.startswith(("data.", "model.", "loss.", "training.")) and column not in measured

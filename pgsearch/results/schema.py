@@ -113,7 +113,7 @@ class TrialRecord:
     optuna_state: dict[str, Any] = field(default_factory=dict)
     """What Optuna's sampler and pruner remember of the trial (generation, rungs)."""
     configuration: dict[str, Any] = field(default_factory=dict)
-    """The resolved configuration, flat."""
+    """The resolved configuration, flat; empty where it was not read (`Ledger.trials`)."""
 
 
 _ARROW_TYPES = {

@@ -58,8 +58,10 @@ class SearchStudy:
         self.inputs: dict[tuple[str | None, Stage | None], set[tuple[str, str]]] = {}
         """Fingerprints of data and weights of the recorded epochs, by variant and stage."""
         self._learn(ledger.known())
-        for record in ledger.trials():
-            self._take_over(record)
+        records = ledger.trials(to_go_on=True)
+        epochs = ledger.epochs_of([r.number for r in records], columns=self._columns)
+        for record, rows in zip(records, epochs, strict=True):
+            self._take_over(record, rows)
         ended = {number for number, record in self._records.items() if record.state.is_finished}
         self._with_checkpoint = ended & ledger.with_weights_or_scores()
         self._best = worth_keeping(spec, self._records.values())
@@ -228,23 +230,25 @@ class SearchStudy:
 
         An epoch may come again, after a resume; the first one counts.
         """
-        value = row.get(self.spec.objective[0].column)
-        if len(self.spec.objective) > 1 or self.spec.pruner.name == "none" or value is None:
-            return False
-        if number not in self._optuna:  # promoted: what was chosen to be trained is trained
-            return False
-        hopeless = self._optuna.observe(number, epoch, float(value))
+        hopeless = self._is_hopeless(number, epoch, row)
         rungs = self._optuna.memory_of(number)
         if rungs != self._records[number].optuna_state and not hopeless:
             self._save(replace(self._records[number], optuna_state=rungs))
         return hopeless
+
+    def _is_hopeless(self, number: int, epoch: int, row: Mapping[str, Any]) -> bool:
+        value = row.get(self.spec.objective[0].column)
+        if len(self.spec.objective) > 1 or self.spec.pruner.name == "none" or value is None:
+            return False
+        # What was promoted was chosen to be trained.
+        return number in self._optuna and self._optuna.observe(number, epoch, float(value))
 
     def complete(self, number: int) -> TrialRecord:
         """Record a trial that reached its last epoch; FAIL if an objective is undefined there."""
         rows = self._epochs(number)
         row = rows[-1]
         # Too late to prune it, but others are compared with it.
-        self.observe(number, row["epoch"], row)
+        self._is_hopeless(number, row["epoch"], row)
         values = {o.column: row.get(o.column) for o in self.spec.objective}
         defined = [float(v) for v in values.values() if v is not None and math.isfinite(v)]
         if len(defined) < len(values):
@@ -309,23 +313,25 @@ class SearchStudy:
 
     # ------------------------------------------------------------ study and ledger
 
-    def _epochs(self, number: int, ledger: Ledger | None = None) -> list[dict[str, Any]]:
-        """Return what a driver needs of a trial's epochs, a tenth of their columns."""
-        columns = (*_EPOCH_COLUMNS, *(objective.column for objective in self.spec.objective))
-        return (ledger or self._ledger).epochs(number, columns=columns)
+    @property
+    def _columns(self) -> list[str]:
+        """What a driver needs of epochs, a tenth of their columns."""
+        return [*_EPOCH_COLUMNS, *(objective.column for objective in self.spec.objective)]
+
+    def _epochs(self, number: int) -> list[dict[str, Any]]:
+        return self._ledger.epochs(number, columns=self._columns)
 
     def _save(self, record: TrialRecord) -> None:
         self._ledger.write_trial(record)
         self._records[record.number] = record
 
-    def _take_over(self, record: TrialRecord) -> None:
+    def _take_over(self, record: TrialRecord, rows: list[dict[str, Any]]) -> None:
         if record.number != len(self._records):
             missing = self._ledger.file("trials", len(self._records))
             raise StorageError(
                 f"{missing}: missing, while later trials are there; put it back, or let "
                 f"pgsearch verify {self.spec.name} --repair find what is known of it"
             )
-        rows = self._epochs(record.number)
         for row in rows:
             fingerprints = (row["data_fingerprint"], row["weights_fingerprint"])
             key = (record.variant, record.stage)
@@ -340,6 +346,11 @@ class SearchStudy:
 
     def _learn(self, known: Ledger) -> None:
         """Let Optuna know the trials of another search that this one could have."""
-        for record in known.trials():
-            if teaches(record, self.spec, self._optuna.distributions(record.variant)):
-                self._optuna.teach(record, self._epochs(record.number, known))
+        teachers = [
+            record
+            for record in known.trials()
+            if teaches(record, self.spec, self._optuna.distributions(record.variant))
+        ]
+        epochs = known.epochs_of([r.number for r in teachers], columns=self._columns)
+        for record, rows in zip(teachers, epochs, strict=True):
+            self._optuna.teach(record, rows)
