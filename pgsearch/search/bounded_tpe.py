@@ -6,9 +6,10 @@ again for each group of a conditional space: a tenth of a second for each trial 
 weighs the newest most.
 """
 
-import heapq
-from collections.abc import Container
-from typing import Any, Final
+import bisect
+from collections import defaultdict
+from collections.abc import Container, Sequence
+from typing import Any, Final, TypeAlias
 
 import optuna
 from optuna.distributions import BaseDistribution
@@ -20,21 +21,31 @@ NEWEST: Final = 1000
 BEST: Final = 25
 """As many as Optuna's TPE draws from at most (`default_gamma`)."""
 
+Standings: TypeAlias = "defaultdict[int | None, Standing]"
+"""By bracket, in Hyperband; else of None alone."""
+
 
 class BoundedTPESampler(optuna.samplers.TPESampler):
     """Optuna's TPE, shown the newest trials, those that run, and the best of all.
 
     So what it takes for good is what Optuna's takes for good; the rest is described by fewer. With
     several objectives it is shown all trials. Make one for each question.
+
+    Args:
+        standings: of the study, or by bracket of Hyperband; kept from question to question.
+        options: of Optuna's TPE.
     """
 
-    _shown: "_Shown | None" = None
+    def __init__(self, standings: "Standings", **options: Any) -> None:
+        super().__init__(**options)
+        self._standings = standings
+        self._shown: _Shown | None = None
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        """See Optuna."""
-        return super().infer_relative_search_space(self._show(study), trial)
+        """See Optuna. It takes the space from the parameters that trials have together."""
+        return super().infer_relative_search_space(self._show(study).one_of_each_shape(), trial)
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -52,23 +63,71 @@ class BoundedTPESampler(optuna.samplers.TPESampler):
         """See Optuna."""
         return super().sample_independent(self._show(study), trial, param_name, param_distribution)
 
-    def _show(self, study: optuna.Study) -> optuna.Study:
+    def _show(self, study: optuna.Study) -> "_Shown":
         if self._shown is None:
-            self._shown = _Shown(study)
+            trials = study.get_trials(deepcopy=False)
+            if len(study.directions) == 1:
+                standing = self._standings[getattr(study, "_bracket_id", None)]
+                trials = standing.show(trials, study.direction)
+            self._shown = _Shown(study, trials)
         return self._shown
+
+
+class Standing:
+    """Which trials of a study are the best and which still run: each is ranked once, at its end."""
+
+    def __init__(self) -> None:
+        self._num_seen = 0
+        self._running: list[int] = []
+        self._best: list[tuple[tuple[int, int, float], int]] = []
+
+    def show(self, trials: list[FrozenTrial], direction: StudyDirection) -> list[FrozenTrial]:
+        """Return the trials that TPE is shown, in order.
+
+        Args:
+            trials: all of the study, of which those before may have ended and others been begun.
+            direction: of the objective.
+        """
+        running = []
+        for place in [*self._running, *range(self._num_seen, len(trials))]:
+            trial = trials[place]
+            if not trial.state.is_finished():
+                running.append(place)
+            elif trial.state is not TrialState.FAIL:
+                bisect.insort(self._best, (_rank(trial, direction), place))
+                del self._best[BEST:]
+        self._num_seen, self._running = len(trials), running
+        if len(trials) <= NEWEST:
+            return trials
+        first = len(trials) - NEWEST
+        older = {p for p in (*running, *(place for _, place in self._best)) if p < first}
+        return [*(trials[place] for place in sorted(older)), *trials[first:]]
+
+
+def _rank(trial: FrozenTrial, direction: StudyDirection) -> tuple[int, int, float]:
+    """Return what TPE orders trials by: complete by value, pruned by epochs, then by value."""
+    sign = 1 if direction == StudyDirection.MINIMIZE else -1
+    if trial.state is TrialState.COMPLETE:
+        return 0, 0, sign * (trial.value or 0.0)
+    if trial.intermediate_values:
+        step, value = max(trial.intermediate_values.items())
+        return 1, -step, sign * value
+    return 2, 0, 0.0
 
 
 class _Shown(optuna.Study):
     """A study of some of the trials of another, as they were when a question was begun."""
 
-    def __init__(self, study: optuna.Study) -> None:
+    def __init__(self, study: optuna.Study, trials: Sequence[FrozenTrial]) -> None:
         super().__init__(study.study_name, study._storage, study.sampler, study.pruner)
-        self._trials = study.get_trials(deepcopy=False)
-        if len(self._trials) > NEWEST and len(self.directions) == 1:
-            older, newest = self._trials[:-NEWEST], self._trials[-NEWEST:]
-            shown = {t.number for t in older if not t.state.is_finished()}
-            shown |= {t.number for t in heapq.nsmallest(BEST, self._trials, key=self._rank)}
-            self._trials = [t for t in older if t.number in shown] + newest
+        self._trials = trials
+
+    def one_of_each_shape(self) -> "_Shown":
+        """Return a study of the first ended trial with each set of parameters."""
+        shapes: dict[tuple[str, ...], FrozenTrial] = {}
+        for trial in self._get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED)):
+            shapes.setdefault(tuple(trial.distributions), trial)
+        return _Shown(self, list(shapes.values()))
 
     def _get_trials(
         self,
@@ -77,14 +136,3 @@ class _Shown(optuna.Study):
         use_cache: bool = False,  # noqa: ARG002
     ) -> list[FrozenTrial]:
         return [t for t in self._trials if states is None or t.state in states]
-
-    def _rank(self, trial: FrozenTrial) -> tuple[int, int, float]:
-        """Return what TPE orders trials by: complete by value, pruned by epochs, then by value."""
-        sign = 1 if self.direction == StudyDirection.MINIMIZE else -1
-        match trial.state:
-            case TrialState.COMPLETE:
-                return 0, 0, sign * (trial.value or 0.0)
-            case TrialState.PRUNED if trial.intermediate_values:
-                step, value = max(trial.intermediate_values.items())
-                return 1, -step, sign * value
-        return 2, 0, 0.0

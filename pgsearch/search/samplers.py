@@ -6,17 +6,20 @@ import optuna
 
 from pgsearch.config import SearchSpec
 from pgsearch.config import optimiser as config
-from pgsearch.search.bounded_tpe import BoundedTPESampler
+from pgsearch.search.bounded_tpe import BoundedTPESampler, Standings
+from pgsearch.search.rungs import SortedRungs
 
 
-def build_sampler(sampler: config.SamplerConfig, seed: int) -> optuna.samplers.BaseSampler:
-    """Return the Optuna sampler of a configuration, with this seed."""
+def build_sampler(
+    sampler: config.SamplerConfig, seed: int, standings: Standings
+) -> optuna.samplers.BaseSampler:
+    """Return the Optuna sampler of a configuration, with this seed, for a study's next question."""
     options = sampler.model_dump(exclude={"name", "seed"})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         match sampler:
             case config.TPEConfig():
-                return BoundedTPESampler(seed=seed, **options)
+                return BoundedTPESampler(standings, seed=seed, **options)
             case config.RandomConfig():
                 return optuna.samplers.RandomSampler(seed=seed)
             case config.GPConfig():
@@ -39,7 +42,7 @@ def build_pruner(spec: SearchSpec) -> optuna.pruners.BasePruner:
             case config.PercentileConfig():
                 return optuna.pruners.PercentilePruner(**options)
             case config.SuccessiveHalvingConfig():
-                return optuna.pruners.SuccessiveHalvingPruner(**options)
+                return SortedRungs(**options)
             case config.HyperbandConfig():
                 epochs = spec.base(stage=spec.first_stage)["training"]["epochs"]
                 return optuna.pruners.HyperbandPruner(max_resource=epochs, **options)
