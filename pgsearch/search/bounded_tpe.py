@@ -7,9 +7,9 @@ weighs the newest most.
 """
 
 import bisect
-from collections import defaultdict
-from collections.abc import Container, Sequence
-from typing import Any, Final, TypeAlias
+import itertools
+from collections.abc import Container, Iterable, Iterator, Sequence
+from typing import Any, Final
 
 import optuna
 from optuna.distributions import BaseDistribution
@@ -21,9 +21,6 @@ NEWEST: Final = 1000
 BEST: Final = 25
 """As many as Optuna's TPE draws from at most (`default_gamma`)."""
 
-Standings: TypeAlias = "defaultdict[int | None, Standing]"
-"""By bracket, in Hyperband; else of None alone."""
-
 
 class BoundedTPESampler(optuna.samplers.TPESampler):
     """Optuna's TPE, shown the newest trials, those that run, and the best of all.
@@ -32,13 +29,13 @@ class BoundedTPESampler(optuna.samplers.TPESampler):
     several objectives it is shown all trials. Make one for each question.
 
     Args:
-        standings: of the study, or by bracket of Hyperband; kept from question to question.
+        standing: of the study's trials, kept from question to question.
         options: of Optuna's TPE.
     """
 
-    def __init__(self, standings: "Standings", **options: Any) -> None:
+    def __init__(self, standing: "Standing", **options: Any) -> None:
         super().__init__(**options)
-        self._standings = standings
+        self._standing = standing
         self._shown: _Shown | None = None
 
     def infer_relative_search_space(
@@ -65,43 +62,52 @@ class BoundedTPESampler(optuna.samplers.TPESampler):
 
     def _show(self, study: optuna.Study) -> "_Shown":
         if self._shown is None:
-            trials = study.get_trials(deepcopy=False)
-            if len(study.directions) == 1:
-                standing = self._standings[getattr(study, "_bracket_id", None)]
-                trials = standing.show(trials, study.direction)
-            self._shown = _Shown(study, trials)
+            self._shown = _Shown(study, self._standing.show(study))
         return self._shown
 
 
 class Standing:
-    """Which trials of a study are the best and which still run: each is ranked once, at its end."""
+    """The ended trials of a study by what TPE takes for good, each ranked once, and those that run.
+
+    It says nothing that the trials do not say: it may be begun at any time.
+    """
 
     def __init__(self) -> None:
         self._num_seen = 0
         self._running: list[int] = []
-        self._best: list[tuple[tuple[int, int, float], int]] = []
+        self._ranked: list[tuple[tuple[int, int, float], int]] = []
 
-    def show(self, trials: list[FrozenTrial], direction: StudyDirection) -> list[FrozenTrial]:
-        """Return the trials that TPE is shown, in order.
-
-        Args:
-            trials: all of the study, of which those before may have ended and others been begun.
-            direction: of the objective.
-        """
-        running = []
-        for place in [*self._running, *range(self._num_seen, len(trials))]:
-            trial = trials[place]
-            if not trial.state.is_finished():
-                running.append(place)
-            elif trial.state is not TrialState.FAIL:
-                bisect.insort(self._best, (_rank(trial, direction), place))
-                del self._best[BEST:]
-        self._num_seen, self._running = len(trials), running
+    def show(self, study: optuna.Study) -> list[FrozenTrial]:
+        """Return the trials that TPE is shown, in order: of Hyperband, of the bracket asked for."""
+        trials = study.get_trials(deepcopy=False)
+        if len(study.directions) > 1:
+            return trials
+        self._look(study._storage.get_all_trials(study._study_id, deepcopy=False), study.direction)
         if len(trials) <= NEWEST:
             return trials
+        best = itertools.islice(_places(trials, (number for _, number in self._ranked)), BEST)
         first = len(trials) - NEWEST
-        older = {p for p in (*running, *(place for _, place in self._best)) if p < first}
+        older = {p for p in (*best, *_places(trials, self._running)) if p < first}
         return [*(trials[place] for place in sorted(older)), *trials[first:]]
+
+    def _look(self, trials: list[FrozenTrial], direction: StudyDirection) -> None:
+        """Take in what ended and what was begun since the last look."""
+        running = []
+        for number in [*self._running, *range(self._num_seen, len(trials))]:
+            trial = trials[number]
+            if not trial.state.is_finished():
+                running.append(number)
+            elif trial.state is not TrialState.FAIL:
+                bisect.insort(self._ranked, (_rank(trial, direction), number))
+        self._num_seen, self._running = len(trials), running
+
+
+def _places(trials: Sequence[FrozenTrial], numbers: Iterable[int]) -> Iterator[int]:
+    """Yield where the trials of some numbers are, leaving out those that are not there."""
+    for number in numbers:
+        place = bisect.bisect_left(trials, number, key=lambda trial: trial.number)
+        if place < len(trials) and trials[place].number == number:
+            yield place
 
 
 def _rank(trial: FrozenTrial, direction: StudyDirection) -> tuple[int, int, float]:

@@ -4,7 +4,6 @@ Of a search with stages Optuna knows the screen alone: values of two stages do n
 """
 
 import hashlib
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ from optuna.trial import TrialState as OptunaState
 from pgsearch.config import SearchSpec, flatten
 from pgsearch.distributions import distribution
 from pgsearch.results import TrialRecord, TrialState
-from pgsearch.search.bounded_tpe import Standing, Standings
+from pgsearch.search.bounded_tpe import Standing
 from pgsearch.search.frozen import frozen_trial
 from pgsearch.search.samplers import build_pruner, build_sampler
 from pgsearch.search.spaces import canonical, suggest
@@ -41,12 +40,12 @@ class OptunaStudy:
         }
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._storage = optuna.storages.InMemoryStorage()
-        self._standings: Standings = defaultdict(Standing)
+        self._standing = Standing()
         self.study = optuna.create_study(
             storage=self._storage,
             study_name=spec.name,
             directions=[objective.direction for objective in spec.objective],
-            sampler=build_sampler(spec.sampler, spec.sampler.seed, self._standings),
+            sampler=build_sampler(spec.sampler, spec.sampler.seed, self._standing),
             pruner=build_pruner(spec),
         )
         self.num_known = 0
@@ -90,7 +89,7 @@ class OptunaStudy:
             self.study.enqueue_trial(canonical(known, dimensions))
         # Seeded by the trials before it, so that a resumed search chooses as an uninterrupted one.
         seed = _derived_seed(self._spec.sampler.seed, len(self._places))
-        self.study.sampler = build_sampler(self._spec.sampler, seed, self._standings)
+        self.study.sampler = build_sampler(self._spec.sampler, seed, self._standing)
         asked = self.study.ask()
         self._places[number] = asked.number
         return suggest(asked, dimensions, base)

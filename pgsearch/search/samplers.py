@@ -6,12 +6,12 @@ import optuna
 
 from pgsearch.config import SearchSpec
 from pgsearch.config import optimiser as config
-from pgsearch.search.bounded_tpe import BoundedTPESampler, Standings
+from pgsearch.search.bounded_tpe import BoundedTPESampler, Standing
 from pgsearch.search.rungs import SortedRungs
 
 
 def build_sampler(
-    sampler: config.SamplerConfig, seed: int, standings: Standings
+    sampler: config.SamplerConfig, seed: int, standing: Standing
 ) -> optuna.samplers.BaseSampler:
     """Return the Optuna sampler of a configuration, with this seed, for a study's next question."""
     options = sampler.model_dump(exclude={"name", "seed"})
@@ -19,7 +19,7 @@ def build_sampler(
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         match sampler:
             case config.TPEConfig():
-                return BoundedTPESampler(standings, seed=seed, **options)
+                return BoundedTPESampler(standing, seed=seed, **options)
             case config.RandomConfig():
                 return optuna.samplers.RandomSampler(seed=seed)
             case config.GPConfig():
