@@ -33,14 +33,18 @@ from pgsearch.results.rows import (
     DamagedFile,
     as_parquet,
     as_table,
-    is_configuration,
     parse_table,
     read_table,
     require_known_version,
     trial_record,
     trial_row,
 )
-from pgsearch.results.schema import SCHEMA_VERSION, TrialRecord, trial_schema
+from pgsearch.results.schema import (
+    SCHEMA_VERSION,
+    TrialRecord,
+    is_configuration,
+    trial_schema,
+)
 from pgsearch.results.storage import (
     Conflict,
     Storage,

@@ -13,7 +13,13 @@ from pgsearch.config import TrialSpec, flatten
 from pgsearch.errors import StorageError
 from pgsearch.provenance import provenance, utc_now
 from pgsearch.results.checksum import KEY, NO_CHECKSUM, parquet_is_whole, seal_parquet
-from pgsearch.results.schema import SCHEMA_VERSION, EpochRecord, TrialRecord, TrialState
+from pgsearch.results.schema import (
+    SCHEMA_VERSION,
+    EpochRecord,
+    TrialRecord,
+    TrialState,
+    is_configuration,
+)
 from pgsearch.results.storage import StoredFile, Tag
 
 FIRST_WITH_CHECKSUM = 2
@@ -220,9 +226,3 @@ def configuration_of(row: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: value for name, value in row.items() if value is not None and is_configuration(name)
     }
-
-
-def is_configuration(column: str) -> bool:
-    """Whether a column of trials or epochs is a value of the configuration."""
-    measured = ("loss.train", "loss.validation", "loss.test")
-    return column.startswith(("data.", "model.", "loss.", "training.")) and column not in measured

@@ -4,7 +4,7 @@ import functools
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 
@@ -289,3 +289,24 @@ def _schema(columns: list[tuple[str, pa.DataType, str]], table: str) -> pa.Schem
         "pgsearch.version": __version__,
     }
     return pa.schema(fields, metadata=metadata)
+
+
+def is_configuration(column: str) -> bool:
+    """Whether a column of trials or epochs is a value of the configuration."""
+    measured = ("loss.train", "loss.validation", "loss.test")
+    return column.startswith(("data.", "model.", "loss.", "training.")) and column not in measured
+
+
+_COMPARED = ("training.epochs", "data.image_size", "data.head_min", "data.tail_below")
+"""Settings in which trials must not differ, of every table."""
+
+USUAL_COLUMNS: Final = {
+    "trials": [c for c in trial_schema().names if not is_configuration(c) or c in _COMPARED],
+    "epochs": [
+        column.name
+        for column in epoch_schema()
+        if not is_configuration(column.name) and column.type != pa.list_(pa.float64())
+    ],
+}
+"""By table, what tables and pages of a whole search are made of: neither configurations nor lists
+per class, which are three columns of four."""

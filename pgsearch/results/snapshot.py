@@ -46,15 +46,19 @@ class Snapshot:
     Args:
         storage: of the ledger.
         table: `trials` or `epochs`.
+        columns: those that the rows are kept with; None is all.
     """
 
-    def __init__(self, storage: Storage, table: str) -> None:
+    def __init__(self, storage: Storage, table: str, columns: Sequence[str] | None = None) -> None:
+        self._is_whole = columns is None
         self.beside = StoredFile(storage, f"{FOLDER}/{table}.parquet")
         url = f"{storage.url}/{table}"
         place = url if "://" in url else str(Path(url).resolve())
         # Another pgsearch judges for itself whether it knows the schema of a file.
-        key = f"{SCHEMA_VERSION} {place}".encode("utf-8", "surrogateescape")
-        self._folder = default_cache_dir() / LEDGERS / hashlib.sha256(key).hexdigest()
+        key = f"{SCHEMA_VERSION} {place}"
+        if columns is not None:
+            key += f" {sorted(columns)}"
+        self._folder = default_cache_dir() / LEDGERS / _digest(key)
 
     def find(
         self, versions: Mapping[str, Tag], columns: Sequence[str] | None
@@ -70,7 +74,7 @@ class Snapshot:
             of the files whose rows they are.
         """
         tables, found = self._find(versions, columns)
-        if len(versions) - len(found) >= WORTHWHILE and self._fetch():
+        if self._is_whole and len(versions) - len(found) >= WORTHWHILE and self._fetch():
             return self._find(versions, columns)
         return tables, found
 
@@ -116,7 +120,7 @@ class Snapshot:
         """Take what lies beside the results into the cache; whether that was new and sound."""
         if (tag := self.beside.storage.tag(self.beside.key)) is None:
             return False
-        name = f"{hashlib.sha256(tag.encode()).hexdigest()[:32]}.parquet"
+        name = f"{_digest(tag)[:32]}.parquet"
         with contextlib.suppress(OSError, pa.ArrowException):
             if (self._folder / name).exists() or (stored := self.beside.read()) is None:
                 return False
@@ -140,6 +144,10 @@ class Snapshot:
         with contextlib.suppress(OSError):
             return sorted(self._folder.glob("[!.]*.parquet"))
         return []
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _with_source(table: pa.Table, wanted: Collection[str]) -> pa.Table:
