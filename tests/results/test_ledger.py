@@ -130,6 +130,44 @@ def test_a_trial_row_keeps_everything(tmp_path: Path) -> None:
     assert ledger.trials() == [ended]
 
 
+def test_a_driver_is_spared_the_configurations_of_ended_trials(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "small")
+    running, ended = trial_record(0), replace(trial_record(1), state=TrialState.PRUNED)
+    ledger.write_trial(running)
+    ledger.write_trial(ended)
+    assert ledger.trials(to_go_on=True) == [running, replace(ended, configuration={})]
+    ledger.write_trial(replace(running, attempts=2))  # as it was read, so nobody else's
+    assert ledger.trials()[0].configuration == running.configuration
+
+
+def test_of_an_old_file_every_page_is_compared_whatever_is_read_of_it(tmp_path: Path) -> None:
+    """Before there were checksums of whole files."""
+    ledger = Ledger(tmp_path)
+    ledger.write_trial(replace(trial_record(), state=TrialState.COMPLETE))
+    path = tmp_path / "trials" / "00000.parquet"
+    metadata = {b"pgsearch.schema_version": b"1"}
+    table = pq.read_table(path).replace_schema_metadata(metadata)
+    pq.write_table(table, path, write_page_checksum=True)
+    assert ledger.trials(to_go_on=True)[0].params == trial_record().params
+    column = table.schema.get_field_index("training.epochs")
+    place = pq.read_metadata(path).row_group(0).column(column)
+    content = bytearray(path.read_bytes())
+    content[place.data_page_offset + place.total_compressed_size - 1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(StorageError, match=r"trials/00000\.parquet: damaged"):
+        ledger.trials(to_go_on=True)
+
+
+def test_a_file_holds_the_columns_as_they_are_declared(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.write_trial(trial_record())
+    EpochWriter(ledger, trial(), ledger.claim_attempt(0)).append(epoch_record(1))
+    for table, schema in (("trials", trial_schema()), ("epochs", epoch_schema())):
+        written = pq.read_schema(tmp_path / table / "00000.parquet")
+        assert written.equals(schema)
+        assert {*schema.metadata} < {*written.metadata}
+
+
 def test_a_value_without_a_column_is_refused(tmp_path: Path) -> None:
     with pytest.raises(KeyError, match=r"loss\.lambda9"):
         Ledger(tmp_path).write_trial(replace(trial_record(), configuration={"loss.lambda9": 1.0}))

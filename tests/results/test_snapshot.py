@@ -44,9 +44,9 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     keys: list[str] = []
     parse = read.parse_table
 
-    def noted(file: object, data: bytes) -> object:
+    def noted(file: object, *arguments: object) -> object:
         keys.append(str(file).rpartition("/")[2])
-        return parse(file, data)  # type: ignore[arg-type]
+        return parse(file, *arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(read, "parse_table", noted)
     return keys
@@ -68,11 +68,33 @@ def test_only_what_is_new_is_read_again(tmp_path: Path, monkeypatch: pytest.Monk
     assert sorted(keys) == ["00003.parquet", "00007.parquet"]
 
 
+def test_other_columns_than_the_usual_are_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger(tmp_path / "search")
+    for number in range(5):
+        write(ledger, number, 2)
+    keys = opened(monkeypatch)
+    usual, others = ["number", "map.validation.total"], ["number", "training.epochs"]
+    for columns, num_files in ((usual, 5), (usual, 0), (others, 5), (others, 0), (usual, 0)):
+        keys.clear()
+        assert read_epochs(ledger, columns).to_pylist() == [
+            {name: row[name] for name in columns} for row in plain(tmp_path / "search/epochs")
+        ]
+        assert len(keys) == num_files
+    write(ledger, 3, 4)
+    keys.clear()
+    read_epochs(ledger, usual)
+    read_epochs(ledger, others)
+    assert keys == ["00003.parquet"] * 2
+
+
 def test_any_history_reads_as_if_there_were_no_cache(tmp_path: Path, cache: Path) -> None:
     """Files written, replaced and removed; kept rows merged, damaged, removed, of another time."""
     chance = random.Random(3)
     ledger = Ledger(tmp_path / "search")
-    columns = ["number", "epoch", "map.validation.total", "class.ap.validation"]
+    usual = ["number", "epoch", "map.validation.total"]
+    columns = [*usual, "class.ap.validation"]
     for _ in range(25):
         for _ in range(chance.randrange(1, 6)):
             number = chance.randrange(8)
@@ -85,7 +107,7 @@ def test_any_history_reads_as_if_there_were_no_cache(tmp_path: Path, cache: Path
         if chance.random() < 0.2:
             shutil.rmtree(cache, ignore_errors=True)
         segments = sorted(cache.rglob("*.parquet"))
-        assert len(segments) <= 5
+        assert len(segments) <= 2 * 5
         segments += (tmp_path / "search/snapshot").glob("*.parquet")
         if segments and chance.random() < 0.2:
             victim = chance.choice(segments)
@@ -94,9 +116,10 @@ def test_any_history_reads_as_if_there_were_no_cache(tmp_path: Path, cache: Path
             else:
                 victim.write_bytes(victim.read_bytes()[: chance.randrange(200)])
         expected = plain(tmp_path / "search/epochs")
-        assert read_epochs(ledger, columns).to_pylist() == [
-            {name: row[name] for name in columns} for row in expected
-        ]
+        for some in (usual, columns):
+            assert read_epochs(ledger, some).to_pylist() == [
+                {name: row[name] for name in some} for row in expected
+            ]
         assert read_epochs(ledger).to_pylist() == expected
 
 

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import pickle
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from pgsearch.errors import StorageError, UsageError
 from pgsearch.results import local_storage
+from pgsearch.results.fetch import AT_ONCE, IN_A_ROW, fetch
 from pgsearch.results.probe import probe
 from pgsearch.results.storage import Conflict, Storage, StoredFile, open_storage, stored_file
 from tests.conftest import Points
@@ -39,6 +41,34 @@ def test_what_is_written_is_read(storage: Storage) -> None:
     stored = storage.read("empty")
     assert stored is not None
     assert stored.data == b""
+
+
+@pytest.mark.parametrize("num_files", [3, AT_ONCE * IN_A_ROW * 3 + 1])
+def test_many_files_are_fetched_in_order(storage: Storage, num_files: int) -> None:
+    for number in range(0, num_files, 2):
+        storage.write(f"a/{number}", str(number).encode())
+    files = [StoredFile(storage, f"a/{number}") for number in range(num_files)]
+    fetched = list(fetch(files))
+    assert [file for file, _ in fetched] == files
+    assert [None if stored is None else int(stored.data) for _, stored in fetched] == [
+        None if number % 2 else number for number in range(num_files)
+    ]
+
+
+def test_files_are_fetched_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = open_storage(tmp_path)
+    everybody = threading.Barrier(AT_ONCE)
+
+    def read(self: object, key: str) -> None:
+        everybody.wait(timeout=30)
+        if key == "3":
+            raise StorageError("3: cannot be read")
+
+    monkeypatch.setattr(local_storage.LocalStorage, "read", read)
+    fetched = fetch([StoredFile(storage, str(number)) for number in range(AT_ONCE)])
+    assert [next(fetched)[0].key for _ in range(3)] == ["0", "1", "2"]
+    with pytest.raises(StorageError, match="3: cannot be read"):
+        next(fetched)
 
 
 def test_a_pipe_in_the_place_of_a_file_is_named_not_waited_for(tmp_path: Path) -> None:
