@@ -21,9 +21,9 @@ from pgsearch.config.trial import Stage, trial_uid
 from pgsearch.errors import StorageError
 from pgsearch.provenance import utc_now
 from pgsearch.results import Ledger, TrialRecord, TrialState
-from pgsearch.results.garbage import worth_keeping
 from pgsearch.results.promotion import next_promotion
 from pgsearch.search.forks import teaches
+from pgsearch.search.kept_weights import KeptWeights
 from pgsearch.search.optuna_study import OptunaStudy
 
 _EPOCH_COLUMNS = (
@@ -62,9 +62,7 @@ class SearchStudy:
         epochs = ledger.epochs_of([r.number for r in records], columns=self._columns)
         for record, rows in zip(records, epochs, strict=True):
             self._take_over(record, rows)
-        ended = {number for number, record in self._records.items() if record.state.is_finished}
-        self._with_checkpoint = ended & ledger.with_weights_or_scores()
-        self._best = worth_keeping(spec, self._records.values())
+        self._weights = KeptWeights(spec, ledger, self._records)
 
     # ------------------------------------------------------------ next
 
@@ -279,13 +277,7 @@ class SearchStudy:
 
         The best `keep_checkpoints` by the first objective stay. Without a trial: what a kill left.
         """
-        if ended is not None:
-            self._with_checkpoint.add(ended)
-            rivals = (self._records[number] for number in self._best | {ended})
-            self._best = worth_keeping(self.spec, rivals)
-        for number in self._with_checkpoint - self._best:
-            self._ledger.remove_weights_and_scores(number)
-        self._with_checkpoint &= self._best
+        self._weights.remove_others(ended)
 
     def _end(
         self,

@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pgsearch.results import Ledger, garbage
 from pgsearch.results.local_storage import LocalStorage
-from pgsearch.search import bounded_tpe, study
+from pgsearch.search import bounded_tpe, kept_weights
 from pgsearch.search.bounded_tpe import BoundedTPESampler, Standing, _Shown
 from pgsearch.search.study import SearchStudy
 from tests.records import spec
@@ -51,7 +51,7 @@ def test_a_trial_costs_as_much_late_as_early(
         work["compared"] += len(compared)
         return garbage.worth_keeping(search, compared)
 
-    monkeypatch.setattr(study, "worth_keeping", worth_keeping)
+    monkeypatch.setattr(kept_weights, "worth_keeping", worth_keeping)
     monkeypatch.setattr(bounded_tpe, "NEWEST", 15)
     monkeypatch.setattr(bounded_tpe, "BEST", 3)
     searched = SearchStudy(spec(trials=45, keep_checkpoints=2), Ledger(tmp_path))
