@@ -70,6 +70,9 @@ class TrainingConfig(Config):
         "auto", description="arithmetic of the network; auto is bf16 where a probe shows it faster"
     )
     channels_last: bool = Field(True, description="memory layout of the network")
+    compile: bool = Field(
+        False, description="whether torch.compile makes the code of training steps; needs a compiler"
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="auto is a GPU if there is one"
     )

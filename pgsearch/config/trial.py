@@ -71,8 +71,10 @@ class TrialSpec(Configuration):
     def configuration_id(self) -> str:
         """Fingerprint that replicates (other seeds of the same configuration) share."""
         configuration = self.configuration
-        if self.training.views == 1:  # as before there were views: what was begun then goes on
-            del configuration["training"]["views"]
+        # As before there were such settings: what was begun then goes on.
+        for name, default in (("views", 1), ("compile", False)):
+            if configuration["training"][name] == default:
+                del configuration["training"][name]
         return fingerprint(configuration)
 
 

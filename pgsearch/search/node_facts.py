@@ -166,6 +166,13 @@ def node_sees(working_folder: str, paths: list[str]) -> dict[str, int | None]:
     return sizes
 
 
+def node_lacks_for_compiling(gpu: bool) -> str | None:
+    """Return what this node lacks for compiled networks, on a GPU or not, and what helps."""
+    from pgsearch.training.compiler import why_no_compiler
+
+    return why_no_compiler(gpu=gpu)
+
+
 def node_removes(url: str, made: str | None) -> None:
     """Remove what `node_writes` left in the storage at `url`, and the folders that it made."""
     from pgsearch.results.probe import remove_place

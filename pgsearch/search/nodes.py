@@ -138,6 +138,28 @@ def require_inputs(nodes: Sequence[Node], paths: Sequence[str]) -> None:
         )
 
 
+def require_compilers(nodes: Sequence[Node], *, gpu: bool) -> None:
+    """Prove that nodes have what `training.compile: true` needs.
+
+    Args:
+        nodes: where trials may be placed.
+        gpu: whether it is for networks on GPUs.
+
+    Raises UsageError: a node has not; names it, what is missing and what helps.
+    """
+    with _sent_as_code():
+        answers = _ask(nodes, node_facts.node_lacks_for_compiling, lambda _: (gpu,))
+    wrong = [
+        f"node {node}: {problem}"
+        for node in _without_ended(nodes, answers)
+        if (problem := answers[node.node_id].error or answers[node.node_id].value) is not None
+    ]
+    if wrong:
+        raise UsageError(
+            "\n".join(["training.compile: true:", *wrong, "or set training.compile: false"])
+        )
+
+
 def prove_storage(nodes: Sequence[Node], storage: Storage) -> dict[str, str]:
     """Let nodes and the driver write into a storage, then read what all wrote, and remove it.
 

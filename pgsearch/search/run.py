@@ -20,6 +20,7 @@ from pgsearch.errors import (
 from pgsearch.results import DriverLease, Ledger, TrialState
 from pgsearch.results.read import keep_beside
 from pgsearch.results.storage import Storage, absolute_storage
+from pgsearch.search.compilers import require_compilers
 from pgsearch.search.connection import cluster, cluster_address, own_ray
 from pgsearch.search.control import Listener, SearchControl
 from pgsearch.search.inputs import (
@@ -111,6 +112,8 @@ def run_search(
                 features_on = None
                 if needs_features(spec):
                     listener.message("the first trial on a node computes the trunk's features")
+        else:
+            require_compilers(spec)
         inputs = prepare_data(spec, data_progress, feature_progress, features_on=features_on)
         require_splits(spec, inputs)
         ledger.require_own_place()
@@ -144,6 +147,7 @@ def _require_fit_cluster(spec: SearchSpec, storage: Storage) -> bool:
     require_fit_nodes(storage)
     able = [node for node in nodes if holds_one(node, share)]
     require_inputs(able, input_paths(spec))
+    require_compilers(spec, able)
     return ray.get_runtime_context().get_node_id() in {node.node_id for node in able}
 
 

@@ -17,7 +17,13 @@ from pgsearch.config import TrialSpec
 from pgsearch.data.build import build_dataset
 from pgsearch.data.loader import batches
 from pgsearch.data.samplers import ClassAwareSampler, UniformSampler
-from pgsearch.errors import InvalidData, OutOfMemory, StorageError, TrialInterrupted
+from pgsearch.errors import (
+    InvalidData,
+    OutOfMemory,
+    StorageError,
+    TrialInterrupted,
+    UsageError,
+)
 from pgsearch.losses.build import build_loss
 from pgsearch.metrics import ProbabilityMeans
 from pgsearch.models.build import (
@@ -28,6 +34,12 @@ from pgsearch.models.build import (
 )
 from pgsearch.results.schema import EpochRecord
 from pgsearch.results.scores import ImageScores
+from pgsearch.training.compilation import (
+    compiled,
+    describe_not_compiled,
+    is_from_compiler,
+    prepare_compilation,
+)
 from pgsearch.training.device import (
     choose_device,
     describe_no_memory,
@@ -86,6 +98,7 @@ def fit(
         OutOfMemory: device or process had not enough memory; names epoch, peak and what helps.
         NonFiniteLoss: a loss, gradient or score is not finite; names epoch, step and factors.
         InvalidData: the images, labels or weights break a rule.
+        UsageError: `training.compile` is true, and this machine or network does not let it.
         StorageError: the checkpoint cannot be read or written, or is of a newer pgsearch.
     """
     run: _Run | None = None
@@ -108,6 +121,8 @@ def fit(
         if run.epoch < trial.training.epochs:
             _interrupt(run, checkpoints)
     except (MemoryError, RuntimeError) as error:
+        if is_from_compiler(error):
+            raise UsageError(describe_not_compiled(trial, error)) from error
         if not is_out_of_memory(error):
             raise
         where = run.position() if run else "before its first step"
@@ -141,6 +156,8 @@ class _Run:
         self.device = choose_device(config.device)
         if self.device.type == "cpu":
             torch.set_num_threads(trial.threads)
+        if config.compile:
+            prepare_compilation(self.device)
         self.precision = precision or resolve_precision(trial, self.device)
         self.data = build_dataset(trial.data)
         self.data.check()
@@ -150,6 +167,7 @@ class _Run:
         )
         self.weights_fingerprint = weights_fingerprint(trial.model)
         self.classifier, self.network, self.inputs = self._build_network()
+        self.forward = compiled(self.network) if config.compile else self.network
         self.loss = self._build_loss(epoch=1)  # a count that it cannot use is an error now
         self.optimiser = build_optimiser(self.network.parameters(), config)
         restart_peaks(self.device)  # what one trial does for its node, all others do not need
@@ -377,7 +395,7 @@ class _Run:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         with autocast(self.device, self.precision):
-            logits_BC = self.network(inputs_B)
+            logits_BC = self.forward(inputs_B)
         loss, factors = self.loss(logits_BC, targets_BC)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
