@@ -71,7 +71,8 @@ class TrainingConfig(Config):
     )
     channels_last: bool = Field(True, description="memory layout of the network")
     compile: bool = Field(
-        False, description="whether torch.compile makes the code of training steps; needs a compiler"
+        False,
+        description="whether torch.compile makes the code of training steps; needs a compiler",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="auto is a GPU if there is one"

@@ -4,11 +4,13 @@ A process compiles a kind of network once: later trials with the same shapes, pr
 of threads find it, whatever their weights. Other processes load what is in this machine's cache.
 """
 
+import gc
 import os
 import sys
+from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pgsearch.cache_dir import default_cache_dir
 from pgsearch.config import TrialSpec
@@ -39,6 +41,7 @@ def prepare_compilation(device: torch.device) -> None:
             f"{'.'.join(map(str, OLDEST_GPU))} on: set training.compile: false"
         )
     _keep_in_cache()
+    gc.collect()  # compiling left cycles that hold the network of an earlier trial
     from torch import _dynamo  # takes a second, and 150 MB
 
     _dynamo.config.recompile_limit = MOST_KINDS
@@ -58,15 +61,14 @@ def _keep_in_cache() -> None:
         ) from error
 
 
-def compiled(network: nn.Module) -> nn.Module:
+def compiled(network: nn.Module) -> Callable[[Tensor], Tensor]:
     """Return what computes as a network does, and shares its parameters, by compiled code.
 
     The network itself stays as it is: for evaluations, and for states that do not tell how they
     came about. It is compiled in the first call, for one batch size.
     """
     # Dropout draws as in eager mode: the same seed gives the same training up to rounding.
-    forward: nn.Module = torch.compile(network, dynamic=False, options={"fallback_random": True})
-    return forward
+    return torch.compile(network, dynamic=False, options={"fallback_random": True})
 
 
 def is_from_compiler(error: BaseException) -> bool:

@@ -227,6 +227,23 @@ def test_a_node_with_another_pgsearch(
         cluster.kill(node)
 
 
+def test_a_node_without_a_compiler(cluster: LocalCluster, tmp_path: Path, search_file: str) -> None:
+    node = cluster.add(GPU, environment={"CXX": "no-compiler"})
+    try:
+        code, said = pgsearch(
+            cluster, tmp_path, "run", search_file, "training.compile=true",
+            "--address", cluster.address, "--results", "results",
+            CXX="g++ is asked for on the nodes, not here",
+        )  # fmt: skip
+        assert code == 2, said
+        assert f"training.compile: true:\nnode {node.address}" in said
+        assert "no-compiler is not found" in said
+        assert said.count("node 127") == 1, said
+        assert not (tmp_path / "results").exists()
+    finally:
+        cluster.kill(node)
+
+
 @pytest.mark.parametrize("notice", [True, False], ids=["announced", "unannounced"])
 def test_a_node_lost_in_mid_trial(cluster: LocalCluster, tmp_path: Path, notice: bool) -> None:
     """Each takes a node away; with a notice not even a first retry is used up."""
