@@ -50,7 +50,7 @@ from pgsearch.training.device import (
 from pgsearch.training.evaluate import Evaluation, compute_logits, evaluate
 from pgsearch.training.features import cached_features, shared_trunk
 from pgsearch.training.inputs import FeatureInputs, ImageInputs, Indices, Inputs, MapInputs
-from pgsearch.training.memory import restart_peaks
+from pgsearch.training.memory import restart_peaks, return_freed_memory
 from pgsearch.training.optim import build_optimiser, learning_rate
 from pgsearch.training.precision import Precision, autocast, resolve_precision, with_precision
 from pgsearch.training.state import (
@@ -410,7 +410,10 @@ class _Run:
         """Evaluate after the last step of an epoch and return its record."""
         config, num_steps = self.trial.training, progress.num_steps
         start = time.perf_counter()
+        self.optimiser.zero_grad(set_to_none=True)  # gradients of the last step
+        return_freed_memory(self.device, epoch_seconds=progress.seconds)
         evaluations = self._evaluate(progress.epoch)
+        return_freed_memory(self.device, epoch_seconds=progress.seconds)
         return EpochRecord(
             epoch=progress.epoch,
             iterations=self.iteration,
