@@ -74,7 +74,7 @@ def from_maps(folder: Path, seed: int = 0, **settings: Any) -> TrialSpec:
 @pytest.mark.usefixtures("own_cache")
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("trial_of", "precision", "within"), [(whole, "fp32", 1e-5), (from_maps, "bf16", 1e-2)]
+    ("trial_of", "precision", "within"), [(whole, "fp32", 1e-4), (from_maps, "bf16", 1e-2)]
 )
 def test_compiled_training_is_that_of_eager_mode_up_to_rounding(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trial_of: Any, precision: str, within: float
@@ -97,7 +97,7 @@ def test_compiled_training_is_that_of_eager_mode_up_to_rounding(
     assert num_compiled() == before + 1
     for one, other in zip(found, expected, strict=True):
         assert one.train_loss == pytest.approx(other.train_loss, rel=within)
-        assert one.gradient_norm == pytest.approx(other.gradient_norm, rel=100 * within)
+        assert one.gradient_norm == pytest.approx(other.gradient_norm, rel=10 * within)
         assert one.loss == pytest.approx(other.loss, rel=within)
     assert comparable(found[-1]) != comparable(expected[-1])  # it was other code
 
