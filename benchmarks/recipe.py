@@ -30,13 +30,9 @@ from pgsearch.config import TrialSpec
 from pgsearch.results.schema import EpochRecord
 from pgsearch.training.fit import fit
 
-BATCH, SIZE, STEPS, ROUNDS = 32, 224, 2, 4
+BATCH, SIZE, STEPS, ROUNDS = 32, 224, 3, 4
 NUM_TRAIN, NUM_TEST = 256, 64
 TRIAL_STEPS, TRIAL_ROUNDS = 3, 3
-
-ALLOCATOR = ("MALLOC", "LD_PRELOAD", "THP_MEM")
-PLAIN_ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "THP_MEM_ALLOC_ENABLE"}
-"""Without what pgsearch sets for its own processes."""
 
 
 def main() -> None:
@@ -56,8 +52,7 @@ def main() -> None:
         threads=cores(),
         plain_workers=plain.WORKERS,
         first_trial_decodes_seconds=first_seconds,
-        allocator={k: v for k, v in os.environ.items() if k.startswith(ALLOCATOR)},
-        plain_allocator={k: v for k, v in PLAIN_ENVIRONMENT.items() if k.startswith(ALLOCATOR)},
+        allocator={k: v for k, v in os.environ.items() if k.startswith(("MALLOC", "LD_PRELOAD"))},
     )
 
 
@@ -115,7 +110,6 @@ def network(images: Photographs) -> list[dict[str, Any]]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env=PLAIN_ENVIRONMENT,
     ) as peer:
         asked, answers = peer.stdin, peer.stdout
         assert asked is not None
@@ -150,11 +144,7 @@ def whole_trial(images: Photographs) -> list[dict[str, Any]]:
     short = trial(images, steps=TRIAL_STEPS)
     seconds = interleave(
         {
-            "plain": seconds_of(
-                lambda: subprocess.run(
-                    command, check=True, capture_output=True, env=PLAIN_ENVIRONMENT
-                )
-            ),
+            "plain": seconds_of(lambda: subprocess.run(command, check=True, capture_output=True)),
             "pgsearch": seconds_of(lambda: fit(short, report=lambda _: None)),
         },
         rounds=TRIAL_ROUNDS,
