@@ -2,7 +2,7 @@
 
 import types
 from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple, TypeAlias, Union, get_args, get_origin
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, Union, get_args, get_origin
 
 from pydantic import Field, model_validator
 from pydantic.fields import FieldInfo
@@ -47,6 +47,10 @@ class Configuration(Config):
         return self
 
 
+LATER_SETTINGS: Final = {"training.views": 1, "training.compile": False}
+"""Settings that earlier versions did not have, and what these did: what was begun then goes on."""
+
+
 class TrialSpec(Configuration):
     """A configuration and a seed, with the place of the trial in its search."""
 
@@ -71,10 +75,10 @@ class TrialSpec(Configuration):
     def configuration_id(self) -> str:
         """Fingerprint that replicates (other seeds of the same configuration) share."""
         configuration = self.configuration
-        # As before there were such settings: what was begun then goes on.
-        for name, default in (("views", 1), ("compile", False)):
-            if configuration["training"][name] == default:
-                del configuration["training"][name]
+        for path, default in LATER_SETTINGS.items():
+            part, name = path.split(".")
+            if configuration[part][name] == default:
+                del configuration[part][name]
         return fingerprint(configuration)
 
 

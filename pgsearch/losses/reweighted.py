@@ -145,7 +145,7 @@ def rebalanced_weight(
     # β(r − μ) with its factors where the arrays are small.
     scaled_BC = torch.sub(inverse_C * beta, inverse_sum_B1, alpha=beta * mu).div_(inverse_sum_B1)
     smoothed_BC = scaled_BC.sigmoid_().add_(alpha)
-    return smoothed_BC.masked_fill_(inverse_sum_B1.logical_not(), 1.0)
+    return smoothed_BC.masked_fill_((inverse_sum_B1 > 0).logical_not_(), 1.0)
 
 
 def counts_of_present_classes(

@@ -7,6 +7,7 @@ from optuna.distributions import BaseDistribution
 from pydantic import ValidationError
 
 from pgsearch.config import SearchSpec, flatten
+from pgsearch.config.trial import LATER_SETTINGS
 from pgsearch.results import TrialRecord
 
 
@@ -49,6 +50,7 @@ def _was_trained_alike(known: TrialRecord, spec: SearchSpec) -> bool:
         return False
     parts = ("data.", "model.", "training.")
     mine = {k: v for k, v in flatten(trial.configuration).items() if v is not None}
+    theirs = LATER_SETTINGS | known.configuration
     return {k: v for k, v in mine.items() if k.startswith(parts)} == {
-        k: v for k, v in known.configuration.items() if k.startswith(parts)
+        k: v for k, v in theirs.items() if k.startswith(parts)
     }

@@ -35,6 +35,7 @@ from pgsearch.search.packing import Packing
 from pgsearch.search.placement import alive_nodes, holds_one, num_at_a_time
 from pgsearch.search.signals import StopSignals
 from pgsearch.search.study import SearchStudy
+from pgsearch.training.device import choose_device
 
 
 @dataclass(frozen=True)
@@ -103,17 +104,17 @@ def run_search(
     storage = absolute_storage(results)
     ledger = Ledger(storage.at(spec.name))
     address = cluster_address(options.address)
-    features_on = _device_of_trials(spec)
     with StopSignals() as signals, contextlib.ExitStack() as connection:
         if address is not None:
             connection.enter_context(cluster(address))
             signals.install()  # again: Ray took SIGTERM
-            if not _require_fit_cluster(spec, storage):
-                features_on = None
-                if needs_features(spec):
-                    listener.message("the first trial on a node computes the trunk's features")
+            features_on = _require_fit_cluster(spec, storage)
+            if features_on is None and needs_features(spec):
+                listener.message("the first trial on a node computes the trunk's features")
         else:
-            require_compilers(spec)
+            # Without a GPU of its own a trial sees none; `auto` is one, where there is one.
+            features_on = "auto" if spec.resources.gpus else "cpu"
+            require_compilers(spec, has_gpu=choose_device(features_on).type == "cuda")
         inputs = prepare_data(spec, data_progress, feature_progress, features_on=features_on)
         require_splits(spec, inputs)
         ledger.require_own_place()
@@ -135,8 +136,11 @@ def run_search(
     return _outcome(spec, ledger, study)
 
 
-def _require_fit_cluster(spec: SearchSpec, storage: Storage) -> bool:
-    """Prove that the nodes can take part; return whether trials may run on this one."""
+def _require_fit_cluster(spec: SearchSpec, storage: Storage) -> Literal["auto", "cpu"] | None:
+    """Prove that the nodes can take part.
+
+    Returns on which device trials on this node will look for features; None where none may run.
+    """
     import ray  # after its settings
 
     from pgsearch.search.nodes import require_fit_nodes, require_inputs
@@ -147,13 +151,10 @@ def _require_fit_cluster(spec: SearchSpec, storage: Storage) -> bool:
     require_fit_nodes(storage)
     able = [node for node in nodes if holds_one(node, share)]
     require_inputs(able, input_paths(spec))
-    require_compilers(spec, able)
-    return ray.get_runtime_context().get_node_id() in {node.node_id for node in able}
-
-
-def _device_of_trials(spec: SearchSpec) -> Literal["auto", "cpu"] | None:
-    """Return the device that features are looked for on: Ray hides GPUs from who asks for none."""
-    return "auto" if spec.resources.gpus else "cpu"
+    require_compilers(spec, able, has_gpu=share.gpus > 0)
+    if ray.get_runtime_context().get_node_id() not in {node.node_id for node in able}:
+        return None
+    return "auto" if share.gpus else "cpu"
 
 
 def _run_trials(

@@ -44,8 +44,9 @@ def prepare_compilation(device: torch.device) -> None:
     gc.collect()  # compiling left cycles that hold the network of an earlier trial
     from torch import _dynamo  # takes a second, and 150 MB
 
-    _dynamo.config.recompile_limit = MOST_KINDS
-    _dynamo.config.accumulated_recompile_limit = MOST_KINDS
+    # By the names of torch 2.6, which later versions know too.
+    _dynamo.config.cache_size_limit = MOST_KINDS
+    _dynamo.config.accumulated_cache_size_limit = MOST_KINDS
 
 
 def _keep_in_cache() -> None:

@@ -44,10 +44,15 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory was not there, on the device or in the process."""
+    """Whether an error, or its cause, says that memory was not there, on a device or in a process.
+
+    A compiler wraps what it meets.
+    """
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in _NO_MEMORY)
+    if isinstance(error, RuntimeError) and any(text in str(error) for text in _NO_MEMORY):
+        return True
+    return error.__cause__ is not None and is_out_of_memory(error.__cause__)
 
 
 def describe_no_memory(trial: TrialSpec, where: str, error: BaseException) -> str:

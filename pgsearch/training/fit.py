@@ -121,9 +121,9 @@ def fit(
         if run.epoch < trial.training.epochs:
             _interrupt(run, checkpoints)
     except (MemoryError, RuntimeError) as error:
-        if is_from_compiler(error):
-            raise UsageError(describe_not_compiled(trial, error)) from error
         if not is_out_of_memory(error):
+            if is_from_compiler(error):
+                raise UsageError(describe_not_compiled(trial, error)) from error
             raise
         where = run.position() if run else "before its first step"
         raise OutOfMemory(describe_no_memory(trial, where, error)) from error

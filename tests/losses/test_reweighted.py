@@ -35,6 +35,13 @@ def test_image_without_positives_weighs_one():
     assert weights([0, 0], [1, 0])[1].tolist() == pytest.approx([smooth(1.0), smooth(0.25)])
 
 
+def test_a_class_without_training_images_breaks_no_other():
+    weight_BC = rebalanced_weight(
+        torch.tensor([[1, 0]]), torch.tensor([10, 0]), alpha=0.1, beta=10.0, mu=0.3
+    )
+    assert weight_BC.tolist() == [[1.0, 1.0]]
+
+
 def test_alpha_beta_and_mu():
     actual = weights([1, 1], alpha=0.5, beta=2.0, mu=0.8)
     assert actual[0].tolist() == pytest.approx([smooth(0.8, 0.5, 2, 0.8), smooth(0.2, 0.5, 2, 0.8)])

@@ -15,9 +15,11 @@ import pytest
 import torch
 from torch import nn
 
-from pgsearch.config import TrialSpec
+from pgsearch.config import TrialSpec, load_spec
 from pgsearch.errors import TrialInterrupted, UsageError
 from pgsearch.search import node_facts
+from pgsearch.search.compilers import require_compilers
+from pgsearch.training import compiler
 from pgsearch.training import fit as training
 from pgsearch.training.checkpoint import Checkpoints
 from pgsearch.training.fit import fit
@@ -48,6 +50,15 @@ def own_cache(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         patched.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
         yield
     os.environ.pop("TORCHINDUCTOR_CACHE_DIR", None)  # set by a trial
+
+
+def test_triton_is_asked_for_where_trials_have_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    search = load_spec("search_spaces/digits_pg.yaml", ["training.compile=true"])
+    monkeypatch.setattr(compiler, "_problem_of_compiler", lambda: None)
+    monkeypatch.setattr(compiler.importlib.util, "find_spec", lambda name: None)
+    require_compilers(search, has_gpu=False)
+    with pytest.raises(UsageError, match="pip install triton"):
+        require_compilers(search, has_gpu=True)
 
 
 def num_compiled() -> int:

@@ -318,6 +318,14 @@ def test_a_network_that_does_not_fit_is_out_of_memory() -> None:
         fit(trial.model_copy(update={"model": model}), report=print)
 
 
+def test_memory_that_is_the_cause_of_another_error_is_out_of_memory() -> None:
+    def fail(record: EpochRecord) -> None:
+        raise RuntimeError("what a compiler makes of it") from MemoryError()
+
+    with pytest.raises(OutOfMemory):
+        fit(small(), report=fail)
+
+
 def test_other_errors_stay_what_they_are() -> None:
     def fail(record: EpochRecord) -> None:
         raise RuntimeError("the shapes do not fit")
