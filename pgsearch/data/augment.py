@@ -74,10 +74,10 @@ def augment_batch(
     augmented_B3HW = empty_on_device(num_images, 3, height, width, device=device)
     for number, box in enumerate(zip(rows.spans, columns.spans, strict=True)):
         part = slice(number * size, (number + 1) * size)
-        box_P3ML = _columns_first(images_BHWC[part, *box])  # what no crop shows is left out
-        box_P3ML = change_hue_and_saturation(box_P3ML, colours.of(part))
-        box_P3LW = transposed(columns.take(box_P3ML, part))
-        torch.add(rows.take(box_P3LW, part), shift_B311[part], out=augmented_B3HW[part])
+        box_P3XY = _columns_first(images_BHWC[part, *box])  # what no crop shows is left out
+        box_P3XY = change_hue_and_saturation(box_P3XY, colours.of(part))
+        box_P3YW = transposed(columns.take(box_P3XY, part))
+        torch.add(rows.take(box_P3YW, part), shift_B311[part], out=augmented_B3HW[part])
     return augmented_B3HW
 
 
@@ -143,8 +143,8 @@ def _draw_crops(
 def _columns_first(images_BHWC: Tensor) -> Tensor:
     """Return float32 of shape `[B, 3, W, H]`, in one piece; a permutation takes twice as long."""
     num_images, height, width, _ = images_BHWC.shape
-    columns_B1XH = transposed(images_BHWC.reshape(num_images, 1, height, 3 * width))
-    columns_B3WH = columns_B1XH.view(num_images, width, 3, height).transpose(1, 2)
+    columns_B1KH = transposed(images_BHWC.reshape(num_images, 1, height, 3 * width))
+    columns_B3WH = columns_B1KH.view(num_images, width, 3, height).transpose(1, 2)
     return columns_B3WH.to(torch.float32, memory_format=torch.contiguous_format)
 
 

@@ -14,6 +14,11 @@ from pgsearch.training.device import choose_device, peak_memory_bytes
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _FORGET_THE_PEAK = "5"
 
+SHORTEST_EPOCH_SECONDS = 10.0
+"""Of those after which freed memory is given back."""
+_TRIM_THRESHOLD = "MALLOC_TRIM_THRESHOLD_"
+"""Who sets it for glibc says what is given back, such as nothing, which is faster."""
+
 
 def restart_peaks(device: torch.device) -> None:
     """Let peaks be those of what comes, not of an earlier trial in this process."""
@@ -38,11 +43,6 @@ def return_freed_memory(device: torch.device, *, epoch_seconds: float) -> None:
     is_short = epoch_seconds < SHORTEST_EPOCH_SECONDS
     if device.type == "cpu" and not is_short and _TRIM_THRESHOLD not in os.environ:
         _trim_of_libc()(0)
-
-
-SHORTEST_EPOCH_SECONDS = 10.0
-_TRIM_THRESHOLD = "MALLOC_TRIM_THRESHOLD_"
-"""Who sets it for glibc says what is given back, such as nothing, which is faster."""
 
 
 @functools.cache
