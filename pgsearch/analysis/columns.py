@@ -9,7 +9,7 @@ from typing import Final, Literal, TypeAlias
 import pandas as pd
 
 from pgsearch.errors import UsageError
-from pgsearch.results.schema import epoch_schema, trial_schema
+from pgsearch.results.schema import epoch_schema, is_configuration, trial_schema
 
 Kind: TypeAlias = Literal["number", "text", "truth"]
 
@@ -30,8 +30,6 @@ _KINDS: Final[dict[str, Kind]] = {
     "bool": "truth",
 }
 _DOCUMENTS: Final = frozenset({"params", "optuna_state", "provenance", "error"})
-_CONFIGURATION: Final = ("data.", "model.", "loss.", "training.")
-_MEASURED_LOSSES: Final = ("loss.train", "loss.validation", "loss.test")
 _MAX_NAMED: Final = 12
 
 
@@ -53,11 +51,6 @@ def short_name(setting: str) -> str:
     for part, sign in FACTOR_SIGNS.items():
         short = short.replace(part, sign)
     return short.replace("_mode", "mode")
-
-
-def is_setting(column: str) -> bool:
-    """Whether a column is a value of the configuration, not one that was measured."""
-    return column.startswith(_CONFIGURATION) and column not in _MEASURED_LOSSES
 
 
 def is_fraction(column: str) -> bool:
@@ -89,7 +82,7 @@ def resolve_metric(name: str) -> str:
         [
             column
             for column, kind in column_kinds().items()
-            if kind == "number" and not is_setting(column) and column not in identity
+            if kind == "number" and not is_configuration(column) and column not in identity
         ],
     )
 

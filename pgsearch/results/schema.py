@@ -292,7 +292,7 @@ def _schema(columns: list[tuple[str, pa.DataType, str]], table: str) -> pa.Schem
 
 
 def is_configuration(column: str) -> bool:
-    """Whether a column of trials or epochs is a value of the configuration."""
+    """Whether a column is a value of the configuration, not one that was measured."""
     measured = ("loss.train", "loss.validation", "loss.test")
     return column.startswith(("data.", "model.", "loss.", "training.")) and column not in measured
 

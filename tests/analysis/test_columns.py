@@ -1,7 +1,6 @@
 import pytest
 
 from pgsearch.analysis.columns import (
-    is_setting,
     parse_condition,
     plain_text,
     resolve,
@@ -81,12 +80,6 @@ def test_every_plain_column_has_its_own_name() -> None:
             is_plain = str(column.type) in ("int64", "double", "string", "bool")
             if is_plain and column.name not in ("params", "optuna_state", "provenance", "error"):
                 assert resolve(column.name) == column.name
-
-
-def test_settings_are_told_from_measured_losses() -> None:
-    assert is_setting("loss.gamma.tail")
-    assert not is_setting("loss.train")
-    assert not is_setting("loss.test")
 
 
 @pytest.mark.parametrize(
